@@ -1,0 +1,358 @@
+"""Attach a reducer to DistributedDataParallel.
+
+    ddp = DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1, momentum=0.9)
+    state = gsdist.attach(ddp, GsSgdConfig(momentum="local"), optimizer=optimizer)
+
+DDP's hook only enqueues: one thread per attached model runs the reducer and all its collectives, on a
+process group of its own. The autograd thread is never blocked, so collectives inside backward (SyncBatchNorm,
+a gather in the loss) cannot dead-lock with the exchange, and sketching overlaps with backward.
+"""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.autograd import Variable
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from gsdist.collectives import require_agreement, share_faults
+from gsdist.errors import ConfigError, InputTypeError, UnsupportedSetup
+from gsdist.integrations.optimizer import ReplicatedTerms, momentum_of, take_momentum_from
+from gsdist.reducers import (
+    DenseConfig,
+    DenseReducer,
+    ExchangeStatistics,
+    FlatLayout,
+    GradientBucket,
+    GradientSlice,
+    GsSgdConfig,
+    GsSgdReducer,
+    MomentumCorrection,
+    Reducer,
+    ReducerConfig,
+)
+from gsdist.sketch import SketchFormat
+
+__all__ = ["GsSgdState", "ReducerState", "attach", "gs_sgd_hook", "reducer_hook"]
+
+
+class ReducerState:
+    """Hold a reducer and everything that ties it to one DDP model; the state of `reducer_hook`.
+
+    Supported: CPU parameters of any floating-point type, bucket rebuild, `no_sync`,
+    `gradient_as_bucket_view`, `static_graph`, `find_unused_parameters`, channels-last parameters, native AMP
+    with GradScaler. Not supported: CUDA parameters, a second communication hook, `Join`, parameters added later.
+    """
+
+    def __init__(
+        self,
+        model: DistributedDataParallel,
+        config: ReducerConfig,
+        *,
+        optimizer: Optimizer | None = None,
+        grad_scaler: GradScaler | None = None,
+    ) -> None:
+        """Check the set-up, agree with all ranks and allocate the reducer's state.
+
+        Must be called on every rank of the model's process group. `optimizer` is needed for
+        momentum="local" and for `set_replicated_loss`; `grad_scaler` whenever the loss is scaled.
+
+        Raises:
+            GsdistError: a subclass that says what is wrong, on every rank if any rank finds a fault.
+
+        Collectives: creates a process group; two all-gathers.
+        """
+        # What is no DDP model is refused below, together with all ranks that hold one.
+        parent = getattr(model, "process_group", dist.group.WORLD)
+        group = dist.new_group(
+            ranks=dist.get_process_group_ranks(parent),
+            backend=dist.get_backend(parent),
+            use_local_synchronization=True,
+        )
+        assert isinstance(group, dist.ProcessGroup)
+        with share_faults(group):
+            self._parameters = _trained_parameters(model)
+            self._grad_scaler = grad_scaler if grad_scaler and grad_scaler.is_enabled() else None
+            momentum, weight_decay = _split_optimizer(config, optimizer, self._parameters)
+            layout, self._reducer = _build_reducer(
+                config,
+                self._parameters,
+                group,
+                momentum=momentum,
+                loss_scaled=self._grad_scaler is not None,
+            )
+        require_agreement(
+            {
+                "reducer": type(config).__name__,
+                **asdict(config),
+                "momentum": asdict(momentum) if momentum else None,
+                "weight_decay": weight_decay,
+                "loss scaling": self._grad_scaler is not None,
+                "model": layout.fingerprint(),
+                "sketch format version": SketchFormat.version,
+            },
+            group,
+            subject="exchange configuration",
+        )
+        self._segments = {
+            id(parameter): segment
+            for parameter, segment in zip(self._parameters.values(), layout, strict=True)
+        }
+        self._replicated = (
+            ReplicatedTerms(
+                optimizer, self._parameters, momentum=momentum, weight_decay=weight_decay
+            )
+            if optimizer
+            else None
+        )
+        if momentum and optimizer:
+            take_momentum_from(optimizer)
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gsdist-exchange")
+        self._step: _Step | None = None
+
+    # ---- what users call ----------------------------------------------------------------------------
+
+    @property
+    def last_step_skipped(self) -> bool:
+        """Tell whether all ranks gave the last exchange up because a gradient was not finite.
+
+        With non_finite="skip", do not call `optimizer.step()` then: averaged gradients are zero, but momentum
+        and weight decay would still move the parameters.
+        """
+        return self._reducer.last_step_skipped
+
+    def stats(self) -> ExchangeStatistics:
+        """Return bytes, seconds per phase and the residual norm of this rank."""
+        return self._reducer.statistics()
+
+    def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
+        """Train only the coordinates whose mask is True, from the next step on.
+
+        `mask` maps parameter names to boolean tensors in the parameters' shapes, equal on all ranks; parameters
+        not named are trained whole; None removes the mask. Residual and momentum are cleared where masked.
+
+        Raises:
+            ConfigError: an unknown name, another shape or another dtype.
+        """
+        for name, kept in (mask or {}).items():
+            if name not in self._parameters:
+                raise ConfigError(f"the mask names {name!r}, which is no trainable parameter of the model")
+            expected = tuple(self._parameters[name].shape)
+            if kept.dtype != torch.bool or tuple(kept.shape) != expected:
+                raise ConfigError(
+                    f"the mask of {name!r} is {kept.dtype} of shape {tuple(kept.shape)}; "
+                    f"it must be torch.bool of shape {expected}"
+                )
+        self._reducer.set_mask(mask)
+        if self._replicated:
+            self._replicated.set_mask(mask)
+
+    def set_replicated_loss(self, loss: Callable[[], Tensor | None] | None) -> None:
+        """Add the gradient of a loss that depends on parameters only, after the exchange.
+
+        `loss` is called before every optimizer step and returns a scalar or None.
+
+        Raises:
+            ConfigError: no optimizer was given to `attach`.
+        """
+        if self._replicated is None:
+            raise ConfigError("a replicated loss is added before the optimizer steps; pass optimizer= to attach")
+        self._replicated.loss = loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return this rank's state: nested dicts of tensors and numbers. It differs from rank to rank."""
+        state = self._reducer.state_dict()
+        if self._replicated:
+            state["replicated_momentum"] = self._replicated.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned on the same rank.
+
+        Raises:
+            ConfigError: the state is of another model or another momentum setting.
+        """
+        self._reducer.load_state_dict(state)
+        if self._replicated:
+            self._replicated.load_state_dict(state.get("replicated_momentum", {}))
+
+    # ---- what DDP calls -----------------------------------------------------------------------------
+
+    def enqueue(self, bucket: dist.GradBucket) -> Future[Tensor]:
+        """Hand one bucket to the exchange thread; the future completes at the end of the step."""
+        if self._step is None:
+            scale = self._grad_scaler.get_scale() if self._grad_scaler else 1.0
+            self._step = _Step(loss_scale=scale)
+            _at_end_of_backward(partial(_settle, self._step))
+        step = self._step
+        future: Future[Tensor] = Future()
+        step.results.append((bucket.buffer(), future))
+        if bucket.is_last():
+            self._step = None
+        self._worker.submit(self._exchange, step, self._gradient_bucket(bucket), bucket.is_last())
+        return future
+
+    def _gradient_bucket(self, bucket: dist.GradBucket) -> GradientBucket:
+        buffer = bucket.buffer()
+        slices = []
+        for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
+            segment = self._segments[id(parameter)]
+            start = gradient.storage_offset() - buffer.storage_offset()
+            slices.append(
+                GradientSlice(segment=segment, gradient=buffer[start : start + segment.numel])
+            )
+        return GradientBucket(buffer=buffer, slices=tuple(slices))
+
+    def _exchange(self, step: "_Step", bucket: GradientBucket, last: bool) -> None:
+        # Runs on the exchange thread. Futures always complete: an error inside one would reach the user as
+        # DDP's complaint about a hook's return value; `_settle` raises it as what it is.
+        try:
+            if step.error is None:
+                self._reducer.push(bucket, scale=step.loss_scale)
+                if last:
+                    self._reducer.finish()
+        except Exception as error:
+            step.error = error
+        finally:
+            if last:
+                for buffer, future in step.results:
+                    future.set_result(buffer)
+
+
+@dataclass(slots=True)
+class _Step:
+    """Hold what belongs to one backward pass."""
+
+    loss_scale: float
+    results: list[tuple[Tensor, Future[Tensor]]] = field(default_factory=list)
+    error: Exception | None = None
+
+
+def _at_end_of_backward(callback: Callable[[], None]) -> None:
+    Variable._execution_engine.queue_callback(callback)  # type: ignore[no-untyped-call]
+
+
+def _settle(step: _Step) -> None:
+    # Queued once more so that it runs after DDP's own callback, which waits for the futures: DDP must have
+    # finished the step before an error is raised, or the model could not be used again.
+    _at_end_of_backward(partial(_raise_error, step))
+
+
+def _raise_error(step: _Step) -> None:
+    if step.error is not None:
+        raise step.error
+
+
+class GsSgdState(ReducerState):
+    """Hold the state of `gs_sgd_hook`, for users who register hooks themselves."""
+
+    def __init__(
+        self,
+        model: DistributedDataParallel,
+        config: GsSgdConfig,
+        *,
+        optimizer: Optimizer | None = None,
+        grad_scaler: GradScaler | None = None,
+    ) -> None:
+        """Check that the config is gs-SGD's; otherwise as `ReducerState`."""
+        if not isinstance(config, GsSgdConfig):
+            raise InputTypeError(f"config is a {type(config).__name__}; it must be a GsSgdConfig")
+        super().__init__(model, config, optimizer=optimizer, grad_scaler=grad_scaler)
+
+
+def reducer_hook(state: ReducerState, bucket: dist.GradBucket) -> Future[Tensor]:
+    """Exchange one DDP bucket through the state's reducer; a DDP communication hook."""
+    return state.enqueue(bucket)
+
+
+gs_sgd_hook = reducer_hook
+"""The hook to register with a `GsSgdState`."""
+
+
+def attach(
+    model: DistributedDataParallel,
+    config: ReducerConfig,
+    *,
+    optimizer: Optimizer | None = None,
+    grad_scaler: GradScaler | None = None,
+) -> ReducerState:
+    """Exchange the model's gradients by the configured method from now on.
+
+    Arguments, errors and collectives as for `ReducerState`. Call it once, on every rank, before the first
+    backward pass.
+    """
+    state = ReducerState(model, config, optimizer=optimizer, grad_scaler=grad_scaler)
+    model.register_comm_hook(state, reducer_hook)  # type: ignore[no-untyped-call]
+    return state
+
+
+# ---- checks and construction ---------------------------------------------------------------------------
+
+
+def _trained_parameters(model: DistributedDataParallel) -> dict[str, Tensor]:
+    if not isinstance(model, DistributedDataParallel):
+        raise UnsupportedSetup(
+            f"model is a {type(model).__name__}; attach takes a DistributedDataParallel model, wrap it first"
+        )
+    if getattr(model, "_comm_hooks", None):
+        raise UnsupportedSetup("the model already has a communication hook; DDP allows only one")
+    for name, module in model.module.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            raise UnsupportedSetup(
+                f"module {name!r} produces sparse gradients, which cannot be exchanged; build it with sparse=False"
+            )
+    parameters = {
+        name: parameter
+        for name, parameter in model.module.named_parameters()
+        if parameter.requires_grad and name not in model.parameters_to_ignore
+    }
+    for name, parameter in parameters.items():
+        if parameter.device.type != "cpu":
+            raise UnsupportedSetup(
+                f"parameter {name!r} is on {parameter.device}; this version exchanges CPU parameters only"
+            )
+    return parameters
+
+
+def _split_optimizer(
+    config: ReducerConfig, optimizer: Optimizer | None, parameters: Mapping[str, Tensor]
+) -> tuple[MomentumCorrection | None, dict[str, float]]:
+    if not isinstance(config, GsSgdConfig) or config.momentum != "local":
+        return None, {}
+    if optimizer is None:
+        raise ConfigError(
+            'momentum="local" takes over the momentum of the optimizer; pass optimizer= to attach, or use '
+            'momentum="post"'
+        )
+    return momentum_of(optimizer, parameters)
+
+
+def _build_reducer(
+    config: ReducerConfig,
+    parameters: Mapping[str, Tensor],
+    group: dist.ProcessGroup,
+    *,
+    momentum: MomentumCorrection | None,
+    loss_scaled: bool,
+) -> tuple[FlatLayout, Reducer]:
+    match config:
+        case DenseConfig():
+            layout = FlatLayout.from_parameters(parameters.items(), lambda name, parameter: True)
+            return layout, DenseReducer(layout, config, group)
+        case GsSgdConfig():
+            layout = FlatLayout.from_parameters(parameters.items(), config.is_dense)
+            return layout, GsSgdReducer(
+                layout, config, group, momentum=momentum, loss_scaled=loss_scaled
+            )
+    raise InputTypeError(
+        f"config is a {type(config).__name__}; it must be a DenseConfig or a GsSgdConfig"
+    )

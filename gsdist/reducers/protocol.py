@@ -1,0 +1,101 @@
+"""State what every exchange method takes and gives: local gradients in, the agreed average out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from gsdist.reducers.layout import Segment
+
+__all__ = ["ExchangeStatistics", "GradientBucket", "GradientSlice", "MomentumCorrection", "Reducer"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GradientSlice:
+    """Tie a stretch of a bucket's buffer to the parameter whose gradient it is."""
+
+    segment: Segment
+    gradient: Tensor
+    """1-D view of the bucket's buffer, `segment.numel` elements in memory order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GradientBucket:
+    """Hold the gradients of some parameters in one contiguous buffer."""
+
+    buffer: Tensor
+    """1-D, any floating-point dtype; the reducer overwrites it with the average."""
+    slices: tuple[GradientSlice, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MomentumCorrection:
+    """Describe the momentum a reducer applies before compression (DGC, arXiv 1712.01887, section 3.1)."""
+
+    factor: float
+    nesterov: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExchangeStatistics:
+    """Count what a reducer has sent and how long it took, on this rank, since it was built."""
+
+    steps: int
+    """Exchanges that ended with an update (skipped ones are not counted)."""
+    skipped_steps: int
+    """Exchanges given up by all ranks because some gradient was not finite."""
+    payload_bytes: int
+    """Bytes handed to collectives, of the whole run."""
+    payload_bytes_last_step: int
+    dense_bytes: int
+    """Bytes a dense fp32 exchange would have handed to collectives for the same exchanges."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Seconds per phase, summed over the run."""
+    residual_norm: float
+    """Euclidean norm of this rank's residual; 0 for methods without one."""
+
+    @property
+    def compression(self) -> float:
+        """Return dense bytes over payload bytes of the whole run."""
+        return self.dense_bytes / self.payload_bytes if self.payload_bytes else 1.0
+
+
+class Reducer(Protocol):
+    """Turn every worker's local gradient into one agreed averaged gradient.
+
+    One step is any number of `push` calls, in any order of buckets, that together cover every parameter
+    once, and one `finish`. Methods are called from one thread at a time.
+    """
+
+    def push(self, bucket: GradientBucket, *, scale: float = 1.0) -> None:
+        """Take one bucket of this worker's gradient as soon as it is ready.
+
+        `scale` is the factor by which a loss scaler enlarged the gradient; the same for all buckets of a
+        step. The bucket's buffer belongs to the reducer until `finish` returns.
+        """
+
+    def finish(self) -> None:
+        """Complete the exchange; every pushed buffer then holds the (scaled) average over all workers.
+
+        Collectives: as the method's module says. Errors are raised alike on every rank.
+        """
+
+    @property
+    def last_step_skipped(self) -> bool:
+        """Tell whether all ranks gave the last step up because a gradient was not finite."""
+
+    def statistics(self) -> ExchangeStatistics:
+        """Return the counters of this rank."""
+
+    def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
+        """Train only coordinates whose mask is True; parameters not named are trained whole.
+
+        Masks are boolean tensors in the parameters' shapes and must be equal on all ranks.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return this rank's state, tensors keyed by parameter name."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""

@@ -1,0 +1,75 @@
+"""Count bytes and seconds while a reducer works."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from gsdist.reducers.protocol import ExchangeStatistics
+
+__all__ = ["StatisticsRecorder"]
+
+
+class StatisticsRecorder:
+    """Accumulate the counters behind `ExchangeStatistics`."""
+
+    def __init__(self, dense_bytes_per_step: int) -> None:
+        self._dense_bytes_per_step = dense_bytes_per_step
+        self._steps = 0
+        self._skipped = 0
+        self._payload = 0
+        self._payload_this_step = 0
+        self._payload_last_step = 0
+        self._seconds: dict[str, float] = {}
+        self.last_step_skipped = False
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to a phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def sent(self, buffer: Tensor) -> None:
+        """Count a buffer handed to a collective."""
+        self._payload_this_step += buffer.numel() * buffer.element_size()
+
+    def end_step(self, *, skipped: bool = False) -> None:
+        """Close the byte count of one exchange."""
+        self._steps += not skipped
+        self._skipped += skipped
+        self.last_step_skipped = skipped
+        self._payload += self._payload_this_step
+        self._payload_last_step, self._payload_this_step = self._payload_this_step, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counters as plain numbers."""
+        return {
+            "steps": self._steps,
+            "skipped_steps": self._skipped,
+            "payload_bytes": self._payload,
+            "seconds": dict(self._seconds),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from saved counters."""
+        self._steps = state["steps"]
+        self._skipped = state["skipped_steps"]
+        self._payload = state["payload_bytes"]
+        self._seconds = dict(state["seconds"])
+
+    def snapshot(self, *, residual_norm: float) -> ExchangeStatistics:
+        """Return the counters as they stand."""
+        return ExchangeStatistics(
+            steps=self._steps,
+            skipped_steps=self._skipped,
+            payload_bytes=self._payload,
+            payload_bytes_last_step=self._payload_last_step,
+            dense_bytes=(self._steps + self._skipped) * self._dense_bytes_per_step,
+            seconds=dict(self._seconds),
+            residual_norm=residual_norm,
+        )
