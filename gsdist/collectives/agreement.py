@@ -23,7 +23,9 @@ def gather_json(payload: Any, group: dist.ProcessGroup | None = None) -> list[An
     device when the backend is NCCL.
     """
     device = _group_device(group)
-    encoded = torch.frombuffer(bytearray(json.dumps(payload).encode()), dtype=torch.uint8).to(device)
+    encoded = torch.frombuffer(bytearray(json.dumps(payload).encode()), dtype=torch.uint8).to(
+        device
+    )
     length = torch.tensor([encoded.numel()], dtype=torch.int64, device=device)
     world_size = dist.get_world_size(group)
     lengths = [torch.empty_like(length) for _ in range(world_size)]
@@ -65,7 +67,9 @@ def require_agreement(
         return
     lines = [
         f"  {name}: "
-        + ", ".join(f"rank {rank} has {one.get(name, _MISSING)!r}" for rank, one in enumerate(gathered))
+        + ", ".join(
+            f"rank {rank} has {one.get(name, _MISSING)!r}" for rank, one in enumerate(gathered)
+        )
         for name in differing
     ]
     raise ConfigMismatch(

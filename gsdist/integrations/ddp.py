@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
 from torch.amp.grad_scaler import GradScaler
 from torch.autograd import Variable
 from torch.futures import Future
@@ -49,8 +50,9 @@ class ReducerState:
     """Hold a reducer and everything that ties it to one DDP model; the state of `reducer_hook`.
 
     Supported: CPU parameters of any floating-point type, bucket rebuild, `no_sync`,
-    `gradient_as_bucket_view`, `static_graph`, `find_unused_parameters`, channels-last parameters, native AMP
-    with GradScaler. Not supported: CUDA parameters, a second communication hook, `Join`, parameters added later.
+    `gradient_as_bucket_view`, `static_graph`, `find_unused_parameters`, channels-last parameters, native
+    AMP with GradScaler. Not supported: CUDA parameters, a second communication hook, `Join`, parameters
+    added later.
     """
 
     def __init__(
@@ -137,15 +139,18 @@ class ReducerState:
     def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
         """Train only the coordinates whose mask is True, from the next step on.
 
-        `mask` maps parameter names to boolean tensors in the parameters' shapes, equal on all ranks; parameters
-        not named are trained whole; None removes the mask. Residual and momentum are cleared where masked.
+        `mask` maps parameter names to boolean tensors in the parameters' shapes, equal on all ranks;
+        parameters not named are trained whole; None removes the mask. Residual and momentum are cleared
+        where masked.
 
         Raises:
             ConfigError: an unknown name, another shape or another dtype.
         """
         for name, kept in (mask or {}).items():
             if name not in self._parameters:
-                raise ConfigError(f"the mask names {name!r}, which is no trainable parameter of the model")
+                raise ConfigError(
+                    f"the mask names {name!r}, which is no trainable parameter of the model"
+                )
             expected = tuple(self._parameters[name].shape)
             if kept.dtype != torch.bool or tuple(kept.shape) != expected:
                 raise ConfigError(
@@ -165,7 +170,9 @@ class ReducerState:
             ConfigError: no optimizer was given to `attach`.
         """
         if self._replicated is None:
-            raise ConfigError("a replicated loss is added before the optimizer steps; pass optimizer= to attach")
+            raise ConfigError(
+                "a replicated loss is added before the optimizer steps; pass optimizer= to attach"
+            )
         self._replicated.loss = loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -187,7 +194,7 @@ class ReducerState:
 
     # ---- what DDP calls -----------------------------------------------------------------------------
 
-    def enqueue(self, bucket: dist.GradBucket) -> Future[Tensor]:
+    def enqueue(self, bucket: GradBucket) -> Future[Tensor]:
         """Hand one bucket to the exchange thread; the future completes at the end of the step."""
         if self._step is None:
             scale = self._grad_scaler.get_scale() if self._grad_scaler else 1.0
@@ -201,7 +208,7 @@ class ReducerState:
         self._worker.submit(self._exchange, step, self._gradient_bucket(bucket), bucket.is_last())
         return future
 
-    def _gradient_bucket(self, bucket: dist.GradBucket) -> GradientBucket:
+    def _gradient_bucket(self, bucket: GradBucket) -> GradientBucket:
         buffer = bucket.buffer()
         slices = []
         for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
@@ -238,7 +245,7 @@ class _Step:
 
 
 def _at_end_of_backward(callback: Callable[[], None]) -> None:
-    Variable._execution_engine.queue_callback(callback)  # type: ignore[no-untyped-call]
+    Variable._execution_engine.queue_callback(callback)
 
 
 def _settle(step: _Step) -> None:
@@ -269,7 +276,7 @@ class GsSgdState(ReducerState):
         super().__init__(model, config, optimizer=optimizer, grad_scaler=grad_scaler)
 
 
-def reducer_hook(state: ReducerState, bucket: dist.GradBucket) -> Future[Tensor]:
+def reducer_hook(state: ReducerState, bucket: GradBucket) -> Future[Tensor]:
     """Exchange one DDP bucket through the state's reducer; a DDP communication hook."""
     return state.enqueue(bucket)
 
@@ -291,7 +298,7 @@ def attach(
     backward pass.
     """
     state = ReducerState(model, config, optimizer=optimizer, grad_scaler=grad_scaler)
-    model.register_comm_hook(state, reducer_hook)  # type: ignore[no-untyped-call]
+    model.register_comm_hook(state, reducer_hook)
     return state
 
 
@@ -308,7 +315,8 @@ def _trained_parameters(model: DistributedDataParallel) -> dict[str, Tensor]:
     for name, module in model.module.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
             raise UnsupportedSetup(
-                f"module {name!r} produces sparse gradients, which cannot be exchanged; build it with sparse=False"
+                f"module {name!r} produces sparse gradients, which cannot be exchanged; build it with "
+                "sparse=False"
             )
     parameters = {
         name: parameter

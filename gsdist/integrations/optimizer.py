@@ -39,7 +39,9 @@ def momentum_of(
         )
     kinds = {(group["momentum"], group["nesterov"]) for group in optimizer.param_groups}
     if len(kinds) != 1:
-        raise ConfigError(f"all parameter groups must share momentum and nesterov, got {sorted(kinds)}")
+        raise ConfigError(
+            f"all parameter groups must share momentum and nesterov, got {sorted(kinds)}"
+        )
     factor, nesterov = kinds.pop()
     if factor == 0:
         raise ConfigError(
@@ -56,7 +58,9 @@ def momentum_of(
     }
     missing = [name for name, p in named_parameters.items() if id(p) not in decay_of]
     if missing:
-        raise ConfigError(f"the optimizer does not hold {missing[:5]}; give it all trainable parameters")
+        raise ConfigError(
+            f"the optimizer does not hold {missing[:5]}; give it all trainable parameters"
+        )
     decay = {name: decay_of[id(p)] for name, p in named_parameters.items()}
     return MomentumCorrection(factor=float(factor), nesterov=bool(nesterov)), decay
 
@@ -105,7 +109,9 @@ class ReplicatedTerms:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         if set(state) != set(self._buffers):
-            raise ConfigError("the saved replicated momentum is of another model or momentum setting")
+            raise ConfigError(
+                "the saved replicated momentum is of another model or momentum setting"
+            )
         for name, buffer in self._buffers.items():
             buffer.copy_(state[name])
 

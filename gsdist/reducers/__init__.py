@@ -1,7 +1,8 @@
 """Provide the exchange methods: local gradient in, agreed averaged gradient out."""
 
 from gsdist.reducers.dense import DenseConfig, DenseReducer
-from gsdist.reducers.gs_sgd import GsSgdConfig, GsSgdReducer
+from gsdist.reducers.gs_sgd import GsSgdReducer
+from gsdist.reducers.gs_sgd_config import GsSgdConfig
 from gsdist.reducers.layout import FlatLayout, Segment
 from gsdist.reducers.protocol import (
     ExchangeStatistics,

@@ -4,7 +4,7 @@ Collectives: one all-reduce per pushed bucket, overlapping with backward; with `
 all-reduce of the flat vector in `finish`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gsdist.collectives import all_reduce_sum
+from gsdist.collectives import all_reduce_sum, start_all_reduce_sum
 from gsdist.reducers.layout import FlatLayout
 from gsdist.reducers.protocol import ExchangeStatistics, GradientBucket
 from gsdist.reducers.statistics import StatisticsRecorder
@@ -36,6 +36,15 @@ class DenseConfig:
         require_wire_dtype(self.wire_dtype)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pending:
+    """Hold a pushed bucket and, unless it waits for the flat reduction, its all-reduce under way."""
+
+    bucket: GradientBucket
+    wire: Tensor | None = None
+    wait: Callable[[], None] | None = None
+
+
 class DenseReducer:
     """Average gradients by all-reduce."""
 
@@ -47,7 +56,7 @@ class DenseReducer:
         self._deterministic = config.deterministic
         self._group = group
         self._world_size = dist.get_world_size(group)
-        self._pending: list[tuple[GradientBucket, Tensor | None, dist.Work | None]] = []
+        self._pending: list[_Pending] = []
         self._mask: dict[str, Tensor] = {}
         self._recorder = StatisticsRecorder(dense_bytes_per_step=4 * layout.numel)
 
@@ -57,12 +66,12 @@ class DenseReducer:
             if slice_.segment.name in self._mask:
                 slice_.gradient.mul_(self._mask[slice_.segment.name])
         if self._deterministic:
-            self._pending.append((bucket, None, None))
+            self._pending.append(_Pending(bucket=bucket))
             return
         wire = self._to_wire(bucket.buffer)
         self._recorder.sent(wire)
-        work = dist.all_reduce(wire, group=self._group, async_op=True)
-        self._pending.append((bucket, wire, work))
+        wait = start_all_reduce_sum(wire, self._group, phase="the dense exchange")
+        self._pending.append(_Pending(bucket=bucket, wire=wire, wait=wait))
 
     def finish(self) -> None:
         """Wait for all buckets and leave the averages in their buffers."""
@@ -70,10 +79,10 @@ class DenseReducer:
             if self._deterministic:
                 self._reduce_flat()
             else:
-                for bucket, wire, work in self._pending:
-                    assert wire is not None and work is not None
-                    work.wait()
-                    self._from_wire(wire, bucket.buffer)
+                for pending in self._pending:
+                    assert pending.wire is not None and pending.wait is not None
+                    pending.wait()
+                    self._from_wire(pending.wire, pending.bucket.buffer)
         self._pending.clear()
         self._recorder.end_step()
 
@@ -104,7 +113,7 @@ class DenseReducer:
         self._recorder.load_state_dict(state["statistics"])
 
     def _reduce_flat(self) -> None:
-        slices = [slice_ for bucket, _, _ in self._pending for slice_ in bucket.slices]
+        slices = [slice_ for pending in self._pending for slice_ in pending.bucket.slices]
         flat = torch.zeros(self._layout.dense_size, dtype=self._dtype)
         for slice_ in slices:
             slice_.segment.flat_view(flat).copy_(self._to_wire(slice_.gradient))

@@ -1,8 +1,8 @@
 """Exchange gradients by gs-SGD: sum Count-Sketches, agree on the heavy coordinates, fetch their exact sums.
 
-Source: gs-SGD (arXiv 2108.06004), of which only the abstract is public; this is a reconstruction, see
-docs/decisions.md. Error feedback and the exact second round follow Sketched-SGD (arXiv 1903.04488, section 3),
-momentum correction and factor masking follow DGC (arXiv 1712.01887, section 3.1).
+Source: gs-SGD (arXiv 2108.06004), of which only the abstract was at hand; this is a reconstruction,
+see docs/decisions.md. Error feedback and the exact second round follow Sketched-SGD (arXiv 1903.04488,
+section 3), momentum correction and factor masking follow DGC (arXiv 1712.01887, section 3.1).
 
 =======  ==========================================================================
 symbol   here
@@ -26,9 +26,8 @@ import math
 import struct
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 from zlib import crc32
 
 import torch
@@ -38,127 +37,20 @@ from torch import Tensor
 from gsdist.collectives import all_reduce_sum, require_agreement
 from gsdist.errors import ConfigError, ConfigMismatch, NonFiniteGradient
 from gsdist.reducers.agreement_lanes import all_agree, bit_lanes
+from gsdist.reducers.gs_sgd_config import ExchangeSizes, GsSgdConfig
 from gsdist.reducers.layout import FlatLayout, Segment
 from gsdist.reducers.protocol import ExchangeStatistics, GradientBucket, MomentumCorrection
 from gsdist.reducers.statistics import StatisticsRecorder
-from gsdist.reducers.wire import TableWire, WireDtype, require_wire_dtype
-from gsdist.sketch import BLOCK, CountSketch, SketchFormat
+from gsdist.reducers.wire import TableWire
+from gsdist.sketch import CountSketch, SketchFormat
 from gsdist.sketch.select import compensate, top_k
 
-__all__ = ["GsSgdConfig", "GsSgdReducer"]
+__all__ = ["GsSgdReducer"]
 
 _MASKING_LIMIT = 0.05
 """Density above which masking cancels more momentum than it protects (Sketched-SGD, section 5)."""
 _USELESS_SHARE = 0.25
 """Share of the dense bytes above which a user is warned."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GsSgdConfig:
-    """Configure gs-SGD."""
-
-    density: float = 0.004
-    """k / d: the share of the sketched coordinates updated per step."""
-    rows: int = 5
-    """Rows of the table; odd."""
-    column_factor: float = 2.0
-    """Columns per selected coordinate, c / k; rounded up to a multiple of the sketch block."""
-    preselect_factor: float = 2.0
-    """p1: each worker sketches its own p1*k largest coordinates; 0 sketches the whole vector."""
-    candidate_factor: float = 4.0
-    """p2: the second round fetches exact sums of p2*k candidates."""
-    wire_dtype: WireDtype = "float16"
-    """Precision in which the table travels; exact values always travel in float32."""
-    seed: int = 0
-    """Seed of the sketch's hash functions, equal on all ranks."""
-    momentum: Literal["post", "local"] = "post"
-    """"post": the optimizer applies momentum to the averaged gradient. "local": gsdist takes the SGD
-    optimizer's momentum over and applies it before compression (momentum correction)."""
-    masking: bool = True
-    """Clear the local momentum of coordinates that were sent; without effect above 5 % density."""
-    warmup_steps: int = 10
-    """Steps at the start that exchange the whole gradient."""
-    density_ladder: tuple[float, ...] = ()
-    """Densities used one after the other between warm-up and `density`, for example (0.0625, 0.0156)."""
-    density_ladder_steps: int = 0
-    """Steps spent on each density of the ladder."""
-    min_numel: int = 2048
-    """Parameters with fewer elements join the dense set, which always travels whole; so do all of at
-    most one dimension (biases, normalisation)."""
-    dense_parameters: tuple[str, ...] = ()
-    """Patterns (as in fnmatch) of further parameter names for the dense set."""
-    clip_norm: float | None = None
-    """Clip each worker's gradient to clip_norm / sqrt(world size) before it is compressed, so that the
-    norm of the sum stays near clip_norm. Clipping after the exchange would leave the residual unclipped."""
-    non_finite: Literal["raise", "skip"] = "raise"
-    """What all ranks do when some gradient is NaN or infinite and no loss scaler is attached."""
-    deterministic: bool = False
-    """Sketch in the order of the model's parameters, so that a restarted run, whose buckets differ, gives
-    the same bits. Costs the overlap of sketching with backward when the whole vector is sketched."""
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        require_wire_dtype(self.wire_dtype)
-        for density in (self.density, *self.density_ladder):
-            _require(0.0 < density <= 1.0, "density", density, "in (0, 1]; k must be at least 1 and at most d")
-        _require(self.rows % 2 == 1 and 1 <= self.rows <= 15, "rows", self.rows, "odd and in 1..15")
-        _require(self.column_factor > 0, "column_factor", self.column_factor, "positive")
-        _require(
-            self.preselect_factor == 0 or self.preselect_factor >= 1,
-            "preselect_factor", self.preselect_factor, "0 (sketch everything) or at least 1",
-        )  # fmt: skip
-        _require(self.candidate_factor >= 1, "candidate_factor", self.candidate_factor, "at least 1")
-        _require(0 <= self.seed < 2**64, "seed", self.seed, "in 0..2**64-1")
-        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "positive")
-        for name in ("warmup_steps", "density_ladder_steps", "min_numel"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        for name, allowed in (("momentum", ("post", "local")), ("non_finite", ("raise", "skip"))):
-            _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {allowed}")
-        _require(
-            bool(self.density_ladder) == bool(self.density_ladder_steps),
-            "density_ladder_steps", self.density_ladder_steps, "positive exactly when density_ladder is given",
-        )  # fmt: skip
-
-    def is_dense(self, name: str, parameter: Tensor) -> bool:
-        """Tell whether a parameter belongs to the dense set."""
-        return (
-            parameter.ndim <= 1
-            or parameter.numel() < self.min_numel
-            or any(fnmatch(name, pattern) for pattern in self.dense_parameters)
-        )
-
-    def density_at(self, step: int) -> float | None:
-        """Return the density of a step, counted from 0; None means the whole gradient (warm-up)."""
-        if step < self.warmup_steps:
-            return None
-        if self.density_ladder_steps:
-            rung = (step - self.warmup_steps) // self.density_ladder_steps
-            if rung < len(self.density_ladder):
-                return self.density_ladder[rung]
-        return self.density
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Sizes:
-    """Hold the counts that follow from a density and a layout."""
-
-    selected: int
-    candidates: int
-    preselected: int
-    columns: int
-
-    @classmethod
-    def of(cls, config: GsSgdConfig, density: float, layout: FlatLayout) -> "_Sizes":
-        def at_most_all(factor: float) -> int:
-            return min(math.ceil(factor * selected), layout.sketched_size)
-
-        selected = max(1, round(density * layout.sketched_numel))
-        return cls(
-            selected=selected,
-            candidates=at_most_all(config.candidate_factor),
-            preselected=at_most_all(config.preselect_factor),
-            columns=BLOCK * math.ceil(config.column_factor * selected / BLOCK),
-        )
 
 
 class GsSgdReducer:
@@ -215,7 +107,7 @@ class GsSgdReducer:
         self._dense_momentum = torch.zeros(layout.dense_size) if momentum else None
         self._mask: Tensor | None = None
         self._dense_mask: Tensor | None = None
-        self._sizes = _Sizes.of(config, config.density, layout)
+        self._sizes = ExchangeSizes.of(config, config.density, layout)
         self._sketch = self._new_sketch()
         self._begin_step()
         self._warn_if_useless()
@@ -302,13 +194,13 @@ class GsSgdReducer:
         self._scale = 1.0
         self._gradient_factor = 1.0
         density = self._config.density_at(self._step) or self._config.density
-        self._sizes = _Sizes.of(self._config, density, self._layout)
+        self._sizes = ExchangeSizes.of(self._config, density, self._layout)
         if self._sketch.format.columns != self._sizes.columns:
             self._sketch = self._new_sketch()
         else:
             self._sketch.zero_()
 
-    def _new_sketch(self) -> CountSketch:
+    def _new_sketch(self) -> CountSketch[Tensor]:
         sketch_format = SketchFormat(
             rows=self._config.rows,
             columns=self._sizes.columns,
@@ -398,7 +290,11 @@ class GsSgdReducer:
         with self._recorder.phase("allreduce_table"):
             buffer = self._wire.pack(table, flag=not self._finite)
             self._all_reduce(buffer, "the exchange of tables")
-            if buffer[-1] == 0 and not torch.isfinite(buffer).all() and buffer.dtype != torch.float32:
+            if (
+                buffer[-1] == 0
+                and not torch.isfinite(buffer).all()
+                and buffer.dtype != torch.float32
+            ):
                 buffer = self._wire.pack(table, flag=not self._finite, exact=True)
                 self._all_reduce(buffer, "the exchange of tables")
             if buffer[-1] != 0 or not torch.isfinite(buffer).all():
@@ -413,7 +309,7 @@ class GsSgdReducer:
             "step": self._step,
             "configuration": self._fingerprint,
             "loss scale": crc32(struct.pack("<d", self._scale)),
-            "candidates": 0 if candidates is None else crc32(candidates.numpy()),
+            "candidates": 0 if candidates is None else crc32(candidates.numpy().data),
         }
         flag = torch.tensor([float(not self._finite)])
         return torch.cat([flag, bit_lanes(list(self._agreed.values()))])
@@ -511,7 +407,9 @@ class GsSgdReducer:
 
     def statistics(self) -> ExchangeStatistics:
         """Return the counters of this rank."""
-        return self._recorder.snapshot(residual_norm=float(torch.linalg.vector_norm(self._residual)))
+        return self._recorder.snapshot(
+            residual_norm=float(torch.linalg.vector_norm(self._residual))
+        )
 
     def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
         """Zero masked coordinates of residual and momentum now and of gradients from now on."""
@@ -576,8 +474,3 @@ def _scatter(gradient: Tensor, segment: Segment, selected: Tensor, values: Tenso
     ends = torch.tensor([segment.offset, segment.stop])
     first, last = torch.searchsorted(selected, ends).tolist()
     gradient[selected[first:last] - segment.offset] = values[first:last].to(gradient.dtype)
-
-
-def _require(condition: bool, name: str, value: object, expected: str) -> None:
-    if not condition:
-        raise ConfigError(f"{name} is {value!r}; it must be {expected}")

@@ -203,7 +203,5 @@ def _differing(got: set[str], expected: set[str]) -> str:
     if missing:
         parts.append(f"not {', '.join(map(repr, missing[:5]))}{' ...' if len(missing) > 5 else ''}")
     if extra:
-        parts.append(
-            f"unknown {', '.join(map(repr, extra[:5]))}{' ...' if len(extra) > 5 else ''}"
-        )
+        parts.append(f"unknown {', '.join(map(repr, extra[:5]))}{' ...' if len(extra) > 5 else ''}")
     return " and ".join(parts)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gsdist.errors import ConfigError
 
-__all__ = ["TableWire", "WireDtype", "torch_dtype", "require_wire_dtype"]
+__all__ = ["TableWire", "WireDtype", "require_wire_dtype", "torch_dtype"]
 
 WireDtype = Literal["float32", "bfloat16", "float16"]
 

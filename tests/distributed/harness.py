@@ -29,7 +29,14 @@ def run_ranks(
         processes = [
             context.Process(
                 target=_rank_main,
-                args=(function, rank, world_size, str(Path(folder) / "store"), pipes[rank][1], arguments),
+                args=(
+                    function,
+                    rank,
+                    world_size,
+                    str(Path(folder) / "store"),
+                    pipes[rank][1],
+                    arguments,
+                ),
                 daemon=True,
             )
             for rank in range(world_size)

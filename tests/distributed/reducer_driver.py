@@ -18,7 +18,13 @@ from gsdist.reducers import (
     Reducer,
 )
 
-SHAPES = {"first": (40, 30), "bias": (7,), "second": (70, 50), "small": (3, 3), "third": (20, 11, 3)}
+SHAPES = {
+    "first": (40, 30),
+    "bias": (7,),
+    "second": (70, 50),
+    "small": (3, 3),
+    "third": (20, 11, 3),
+}
 """Shapes whose sizes are not multiples of the sketch block, with two members of the dense set."""
 SKETCHED = ("first", "second", "third")
 

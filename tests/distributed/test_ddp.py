@@ -1,4 +1,4 @@
-"""gsdist under DistributedDataParallel: what DDP, AMP and optimizers do around the exchange must not matter."""
+"""gsdist under DDP: what DDP, AMP and optimizers do around the exchange must not matter."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -12,7 +12,13 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 import gsdist
-from gsdist.errors import ConfigError, ConfigMismatch, GsdistError, NonFiniteGradient, UnsupportedSetup
+from gsdist.errors import (
+    ConfigError,
+    ConfigMismatch,
+    GsdistError,
+    NonFiniteGradient,
+    UnsupportedSetup,
+)
 from gsdist.reducers import DenseConfig, GsSgdConfig
 from tests.distributed.harness import run_ranks
 
@@ -137,7 +143,8 @@ def masked(rank: int) -> dict[str, Any]:
         "masked moved": bool(moved[~kept].any()),
         "kept moved": bool(moved[kept].any()),
         "masked state": max(
-            float(saved[kind]["hidden.weight"][~kept].abs().max()) for kind in ("residual", "momentum")
+            float(saved[kind]["hidden.weight"][~kept].abs().max())
+            for kind in ("residual", "momentum")
         ),
     }
 
@@ -254,7 +261,9 @@ def restored(rank: int, static_graph: bool) -> bool:
     model.module.load_state_dict(saved_model)
     optimizer.load_state_dict(saved[1])
     state.load_state_dict(saved[2])
-    return all(torch.equal(a, b) for a, b in zip(expected, train(model, optimizer, rank, 4), strict=True))
+    return all(
+        torch.equal(a, b) for a, b in zip(expected, train(model, optimizer, rank, 4), strict=True)
+    )
 
 
 def experiments(rank: int, world_size: int) -> dict[str, Any]:
@@ -419,7 +428,9 @@ def refusals(rank: int, world_size: int) -> dict[str, tuple[str, str]]:
     local = GsSgdConfig(**SPARSE)
     post = GsSgdConfig(**{**SPARSE, "momentum": "post"})
     odd_one = GsSgdConfig(**{**SPARSE, "momentum": "post", "seed": rank})
-    frozen = DistributedDataParallel(nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.Linear(2, 2)))
+    frozen = DistributedDataParallel(
+        nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.Linear(2, 2))
+    )
     frozen.module[1].requires_grad_(False)
     sparse = DistributedDataParallel(nn.Embedding(10, 4, sparse=True))
     tiny = DistributedDataParallel(nn.Linear(4, 4))
@@ -448,7 +459,9 @@ def refusals(rank: int, world_size: int) -> dict[str, tuple[str, str]]:
         ),
         "one rank's optimizer": attempt(
             lambda: gsdist.attach(
-                model, local, optimizer=sgd(model, momentum=0.0, nesterov=False) if rank == 0 else sgd(model)
+                model,
+                local,
+                optimizer=sgd(model, momentum=0.0, nesterov=False) if rank == 0 else sgd(model),
             )
         ),
         "momentum differs": attempt(
@@ -473,7 +486,11 @@ def refused() -> list[dict[str, tuple[str, str]]]:
     ("case", "kind", "words"),
     [
         ("config differs", ConfigMismatch, "seed: rank 0 has 0, rank 1 has 1"),
-        ("method differs", ConfigMismatch, "reducer: rank 0 has 'DenseConfig', rank 1 has 'GsSgdConfig'"),
+        (
+            "method differs",
+            ConfigMismatch,
+            "reducer: rank 0 has 'DenseConfig', rank 1 has 'GsSgdConfig'",
+        ),
         ("model differs", ConfigMismatch, "model: rank 0 has"),
         ("not DDP", UnsupportedSetup, "wrap it first"),
         ("frozen", ConfigError, "no trainable parameters"),
@@ -498,7 +515,9 @@ def test_bad_set_ups_are_refused_on_every_rank(
         assert words in message
 
 
-def test_a_fault_on_one_rank_stops_the_others_too(refused: list[dict[str, tuple[str, str]]]) -> None:
+def test_a_fault_on_one_rank_stops_the_others_too(
+    refused: list[dict[str, tuple[str, str]]],
+) -> None:
     assert "momentum=0" in refused[0]["one rank's optimizer"][1]
     assert "another rank refused" in refused[1]["one rank's optimizer"][1]
 

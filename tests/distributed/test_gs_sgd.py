@@ -54,7 +54,10 @@ def all_experiments(rank: int, world_size: int) -> dict[str, Any]:
         "half": run_steps(GsSgdConfig(**{**BASE, "wire_dtype": "float16"}), rank),
         "bfloat16": run_steps(GsSgdConfig(**{**BASE, "wire_dtype": "bfloat16"}), rank),
         "ladder": run_steps(
-            GsSgdConfig(**{**BASE, "warmup_steps": 2}, density_ladder=(0.1,), density_ladder_steps=2), rank
+            GsSgdConfig(
+                **{**BASE, "warmup_steps": 2}, density_ladder=(0.1,), density_ladder_steps=2
+            ),
+            rank,
         ),
         "permuted": run_steps(GsSgdConfig(**BASE), permuted),
         "reordered": run_steps(GsSgdConfig(**BASE), rank, buckets=REORDERED),
@@ -74,7 +77,9 @@ def all_experiments(rank: int, world_size: int) -> dict[str, Any]:
         "large table": run_steps(
             GsSgdConfig(**BASE, preselect_factor=0, column_factor=1600), rank, normal_gradients
         ),
-        "wide": run_steps(GsSgdConfig(**BASE, column_factor=80 * world_size), rank, normal_gradients),
+        "wide": run_steps(
+            GsSgdConfig(**BASE, column_factor=80 * world_size), rank, normal_gradients
+        ),
         "momentum": run_steps(
             GsSgdConfig(**BASE, momentum="local"),
             rank,
@@ -153,7 +158,9 @@ def test_selection_has_exactly_k_coordinates(results: list[dict[str, Any]]) -> N
         assert int((flatten(averages) != 0).sum()) == k
 
 
-def test_ladder_goes_from_dense_over_its_rungs_to_the_density(results: list[dict[str, Any]]) -> None:
+def test_ladder_goes_from_dense_over_its_rungs_to_the_density(
+    results: list[dict[str, Any]],
+) -> None:
     counts = [int((flatten(averages) != 0).sum()) for averages, _ in results[0]["ladder"]]
     assert min(counts[:2]) > 0.9 * TOTAL
     assert counts[2:4] == [round(0.1 * TOTAL)] * 2

@@ -1,0 +1,53 @@
+# Everything a newcomer needs: `make demo` and `make test`. Both create .venv on first use.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SOURCES := pyproject.toml setup.py requirements/lock.txt $(wildcard csrc/*)
+
+.PHONY: help install demo test test-slow lint bench-kernels lock clean
+
+help:
+	@echo "make demo          train CIFAR-10 on 2 processes, dense against gs-SGD, and write a report"
+	@echo "make test          run the tests"
+	@echo "make test-slow     run the acceptance tiers"
+	@echo "make lint          check style, types and import rules"
+	@echo "make bench-kernels time the sketch kernels"
+	@echo "make lock          write the installed versions to requirements/lock.txt"
+	@echo "make clean         remove the environment and all build outputs"
+
+install: $(INSTALLED)
+
+$(INSTALLED): $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gsdist needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --constraint requirements/lock.txt --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m gsdist.training.demo
+
+test: $(INSTALLED)
+	GSDIST_REQUIRE_EXT=1 $(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(INSTALLED)
+	GSDIST_REQUIRE_EXT=1 $(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench-kernels: $(INSTALLED)
+	$(BIN)/python -m benchmarks.kernels
+
+lock: $(INSTALLED)
+	{ sed -n 1p requirements/lock.txt; \
+	  $(BIN)/python -m pip freeze --exclude-editable | grep -v -i -E '^(nvidia-|cuda-|triton)'; } > requirements/lock.tmp
+	mv requirements/lock.tmp requirements/lock.txt
+
+clean:
+	rm -rf $(VENV) build dist runs *.egg-info gsdist/*.so
