@@ -1,0 +1,29 @@
+"""Offer the data sets that the workloads train on: load, fetch, verify, describe, augment."""
+
+from gsdist.data.augment import normalize, random_crop, random_flip
+from gsdist.data.download import data_root
+from gsdist.data.images import ImageArrays, ImageDataset, ImageFormat
+from gsdist.data.registry import (
+    FETCHABLE,
+    DatasetInfo,
+    check_dataset_name,
+    describe,
+    fetch,
+    load_dataset,
+)
+
+__all__ = [
+    "FETCHABLE",
+    "DatasetInfo",
+    "ImageArrays",
+    "ImageDataset",
+    "ImageFormat",
+    "check_dataset_name",
+    "data_root",
+    "describe",
+    "fetch",
+    "load_dataset",
+    "normalize",
+    "random_crop",
+    "random_flip",
+]

@@ -1,0 +1,126 @@
+"""Build the residual networks for CIFAR-sized images: depth 6n + 2, basic blocks, three stages.
+
+Source: He et al., Deep Residual Learning for Image Recognition, 2015, section 4.2; the widths `(32,
+    64, 128, 256)`
+("x4") are the ones common in the distillation literature.
+"""
+
+from typing import Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gsdist.errors import ConfigError
+from gsdist.models.layers import conv3x3, initialise_convolutions
+
+__all__ = ["CifarResNet", "Shortcut", "check_shortcut"]
+
+Shortcut = Literal["projection", "padding"]
+"""How a block whose shape changes passes its input on: by a 1x1 convolution with normalisation
+("projection", the paper's option B), or strided, with zero channels added on both sides and without
+parameters ("padding", option A)."""
+
+
+def check_shortcut(kind: str) -> None:
+    """Refuse what is not a `Shortcut`.
+
+    Raises:
+        ConfigError: an unknown kind.
+    """
+    if kind not in get_args(Shortcut):
+        raise ConfigError(f"shortcut must be 'projection' or 'padding', got {kind!r}")
+
+
+class CifarResNet(nn.Module):
+    """Classify small images with a ResNet of basic blocks.
+
+    Takes float images `(N, in_channels, H, W)`, returns logits `(N, num_classes)`.
+
+    Args:
+        depth: number of weighted layers, 6n + 2 with n blocks per stage.
+        num_classes: number of outputs.
+        in_channels: channels of the images.
+        widths: channels of the stem and of the three stages; the second and third stage halve the
+            resolution.
+        shortcut: what a block whose shape changes does with its input.
+
+    Raises:
+        ConfigError: a depth that is not 6n + 2, or an unknown shortcut.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int,
+        *,
+        in_channels: int = 3,
+        widths: tuple[int, int, int, int] = (16, 16, 32, 64),
+        shortcut: Shortcut = "projection",
+    ) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ConfigError(
+                f"depth of a CIFAR ResNet must be 6n + 2 (8, 14, 20, ...), got {depth}"
+            )
+        check_shortcut(shortcut)
+        blocks = (depth - 2) // 6
+        self.stem = nn.Sequential(
+            conv3x3(in_channels, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
+        )
+        self.stages = nn.Sequential(
+            _stage(blocks, widths[0], widths[1], 1, shortcut),
+            _stage(blocks, widths[1], widths[2], 2, shortcut),
+            _stage(blocks, widths[2], widths[3], 2, shortcut),
+        )
+        self.classifier = nn.Linear(widths[3], num_classes)
+        initialise_convolutions(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits."""
+        features: Tensor = self.stages(self.stem(images))
+        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
+        return logits
+
+
+class _BasicBlock(nn.Module):
+    def __init__(self, in_channels: int, channels: int, stride: int, shortcut: Shortcut) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, channels, stride)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = conv3x3(channels, channels)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.shortcut = _shortcut(in_channels, channels, stride, shortcut)
+
+    def forward(self, features: Tensor) -> Tensor:
+        inner = F.relu(self.norm1(self.conv1(features)))
+        return F.relu(self.norm2(self.conv2(inner)) + self.shortcut(features))
+
+
+class _PaddingShortcut(nn.Module):
+    def __init__(self, added_channels: int, stride: int) -> None:
+        super().__init__()
+        self.before = added_channels // 2
+        self.after = added_channels - self.before
+        self.stride = stride
+
+    def forward(self, features: Tensor) -> Tensor:
+        strided = features[:, :, :: self.stride, :: self.stride]
+        return F.pad(strided, (0, 0, 0, 0, self.before, self.after))
+
+
+def _shortcut(in_channels: int, channels: int, stride: int, kind: Shortcut) -> nn.Module:
+    if stride == 1 and in_channels == channels:
+        return nn.Identity()
+    if kind == "padding":
+        return _PaddingShortcut(channels - in_channels, stride)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
+    )
+
+
+def _stage(
+    blocks: int, in_channels: int, channels: int, stride: int, shortcut: Shortcut
+) -> nn.Sequential:
+    first = _BasicBlock(in_channels, channels, stride, shortcut)
+    rest = [_BasicBlock(channels, channels, 1, shortcut) for _ in range(blocks - 1)]
+    return nn.Sequential(first, *rest)
