@@ -17,7 +17,7 @@ __all__ = ["FlatLayout", "Segment"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
-    """Place one parameter in the sketched or in the dense flat vector."""
+    """Place one parameter in the compressed or in the dense flat vector."""
 
     name: str
     shape: tuple[int, ...]
@@ -25,10 +25,10 @@ class Segment:
     """Strides of the parameter in memory order, so that channels-last weights keep theirs."""
     dtype: str
     offset: int
-    """First element in its flat vector; a multiple of the sketch block when `sketched`."""
+    """First element in its flat vector; a multiple of the sketch block when `compressed`."""
     numel: int
-    sketched: bool
-    """True: in the sketched vector. False: in the dense vector, which always travels whole."""
+    compressed: bool
+    """True: in the compressed vector. False: in the dense vector, which always travels whole."""
 
     @property
     def stop(self) -> int:
@@ -47,7 +47,7 @@ class Segment:
 
 
 class FlatLayout:
-    """Map parameters to positions in one sketched and one dense flat vector.
+    """Map parameters to positions in one compressed and one dense flat vector.
 
     Parameters are placed in the order of `named_parameters`, so the layout is a function of the model
     alone: state keyed by it survives bucket rebuilds and restarts.
@@ -55,14 +55,14 @@ class FlatLayout:
 
     def __init__(self, segments: Iterable[Segment]) -> None:
         self.segments = tuple(segments)
-        self.sketched = tuple(segment for segment in self.segments if segment.sketched)
-        self.dense = tuple(segment for segment in self.segments if not segment.sketched)
-        self.sketched_size = _round_up(max((s.stop for s in self.sketched), default=0))
-        """Length of the sketched vector, padding included."""
+        self.compressed = tuple(segment for segment in self.segments if segment.compressed)
+        self.dense = tuple(segment for segment in self.segments if not segment.compressed)
+        self.compressed_size = _round_up(max((s.stop for s in self.compressed), default=0))
+        """Length of the compressed vector, padding included."""
         self.dense_size = max((s.stop for s in self.dense), default=0)
-        self.sketched_numel = sum(segment.numel for segment in self.sketched)
-        """Number of parameters in the sketched vector, padding not counted."""
-        self.numel = self.sketched_numel + self.dense_size
+        self.compressed_numel = sum(segment.numel for segment in self.compressed)
+        """Number of parameters in the compressed vector, padding not counted."""
+        self.numel = self.compressed_numel + self.dense_size
 
     @classmethod
     def from_parameters(
@@ -84,9 +84,9 @@ class FlatLayout:
             if not parameter.requires_grad:
                 continue
             _require_exchangeable(name, parameter)
-            sketched = not is_dense(name, parameter)
-            offset = _round_up(ends[True]) if sketched else ends[False]
-            ends[sketched] = offset + parameter.numel()
+            compressed = not is_dense(name, parameter)
+            offset = _round_up(ends[True]) if compressed else ends[False]
+            ends[compressed] = offset + parameter.numel()
             segments.append(
                 Segment(
                     name=name,
@@ -95,7 +95,7 @@ class FlatLayout:
                     dtype=str(parameter.dtype),
                     offset=offset,
                     numel=parameter.numel(),
-                    sketched=sketched,
+                    compressed=compressed,
                 )
             )
         if not any(segment.numel for segment in segments):
@@ -108,33 +108,38 @@ class FlatLayout:
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)
 
-    def vector_of(self, segment: Segment, *, sketched: Tensor, dense: Tensor) -> Tensor:
+    def vector_of(self, segment: Segment, *, compressed: Tensor, dense: Tensor) -> Tensor:
         """Choose which of two flat vectors holds a segment."""
-        return sketched if segment.sketched else dense
+        return compressed if segment.compressed else dense
 
-    def unflatten(self, *, sketched: Tensor, dense: Tensor | None) -> dict[str, Tensor]:
+    def unflatten(self, *, compressed: Tensor, dense: Tensor | None) -> dict[str, Tensor]:
         """Copy flat vectors out into tensors shaped like the parameters, keyed by name.
 
-        With `dense=None` only the sketched parameters are returned.
+        With `dense=None` only the compressed parameters are returned.
         """
-        segments = self.sketched if dense is None else self.segments
-        empty = sketched if dense is None else dense
+        segments = self.compressed if dense is None else self.segments
+        empty = compressed if dense is None else dense
         return {
             segment.name: segment.shaped_view(
-                self.vector_of(segment, sketched=sketched, dense=empty)
+                self.vector_of(segment, compressed=compressed, dense=empty)
             ).clone()
             for segment in segments
         }
 
     def flatten_into(
-        self, tensors: Mapping[str, Tensor], *, sketched: Tensor, dense: Tensor | None, subject: str
+        self,
+        tensors: Mapping[str, Tensor],
+        *,
+        compressed: Tensor,
+        dense: Tensor | None,
+        subject: str,
     ) -> None:
         """Copy named tensors into flat vectors; the inverse of `unflatten`.
 
         Raises:
             ConfigError: names or shapes are not those of this layout.
         """
-        segments = self.sketched if dense is None else self.segments
+        segments = self.compressed if dense is None else self.segments
         names = {segment.name for segment in segments}
         if names != set(tensors):
             raise ConfigError(
@@ -148,15 +153,15 @@ class FlatLayout:
                     f"the {subject} of {segment.name!r} has shape {tuple(source.shape)}, "
                     f"the parameter has {segment.shape}"
                 )
-        empty = sketched if dense is None else dense
+        empty = compressed if dense is None else dense
         for segment in segments:
-            vector = self.vector_of(segment, sketched=sketched, dense=empty)
+            vector = self.vector_of(segment, compressed=compressed, dense=empty)
             segment.shaped_view(vector).copy_(tensors[segment.name])
 
     def fingerprint(self) -> str:
         """Return a short hash of all names, shapes, strides, dtypes and places."""
         described = [
-            (s.name, s.shape, s.stride, s.dtype, s.offset, s.sketched) for s in self.segments
+            (s.name, s.shape, s.stride, s.dtype, s.offset, s.compressed) for s in self.segments
         ]
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 

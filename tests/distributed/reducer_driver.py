@@ -86,5 +86,5 @@ def normal_gradients(seed: int) -> dict[str, Tensor]:
 
 
 def flatten(named: Mapping[str, Tensor]) -> Tensor:
-    """Concatenate the sketched parameters, without the layout's padding."""
+    """Concatenate the compressed parameters, without the layout's padding."""
     return torch.cat([named[name].flatten() for name in SKETCHED])

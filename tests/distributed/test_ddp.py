@@ -134,14 +134,18 @@ def masked(rank: int) -> dict[str, Any]:
     train(model, optimizer, rank, steps=2)
     kept = torch.zeros(64, 256, dtype=torch.bool)
     kept[::2] = True
-    state.set_mask({"hidden.weight": kept})
+    kept_bias = torch.arange(10) < 5
+    state.set_mask({"hidden.weight": kept, "out.bias": kept_bias})
     before = model.module.hidden.weight.detach().clone()
+    bias_before = model.module.out.bias.detach().clone()
     train(model, optimizer, rank, steps=4)
     moved = model.module.hidden.weight.detach() != before
+    bias_moved = model.module.out.bias.detach() != bias_before
     saved = state.state_dict()
     return {
         "masked moved": bool(moved[~kept].any()),
         "kept moved": bool(moved[kept].any()),
+        "bias moved": bias_moved.tolist(),
         "masked state": max(
             float(saved[kind]["hidden.weight"][~kept].abs().max())
             for kind in ("residual", "momentum")
@@ -363,7 +367,12 @@ def test_sparse_training_differs_from_dense(results: list[dict[str, Any]]) -> No
 
 def test_masked_coordinates_stay_and_leave_no_state(results: list[dict[str, Any]]) -> None:
     for result in results:
-        assert result["masked"] == {"masked moved": False, "kept moved": True, "masked state": 0.0}
+        assert result["masked"] == {
+            "masked moved": False,
+            "kept moved": True,
+            "bias moved": [True] * 5 + [False] * 5,
+            "masked state": 0.0,
+        }
 
 
 def test_unused_parameters_and_collectives_in_backward(results: list[dict[str, Any]]) -> None:

@@ -253,26 +253,26 @@ def test_equals_the_paper_shaped_reference(
     world_size, layout = len(results), make_layout(GsSgdConfig(**BASE))
     k = round(0.01 * TOTAL)
     columns = 64 * -(-2 * k // 64)
-    sketch_format = SketchFormat(rows=5, columns=columns, seed=0, dimension=layout.sketched_size)
-    zeros = torch.zeros(world_size, layout.sketched_size)
+    sketch_format = SketchFormat(rows=5, columns=columns, seed=0, dimension=layout.compressed_size)
+    zeros = torch.zeros(world_size, layout.compressed_size)
     state = ReferenceState(residual=zeros, momentum=zeros.clone())
     for step in range(STEPS):
-        gradients = torch.zeros(world_size, layout.sketched_size)
+        gradients = torch.zeros(world_size, layout.compressed_size)
         for rank in range(world_size):
             drawn = integer_gradients(seed_of(step, rank))
             layout.flatten_into(
                 {name: drawn[name] for name in SKETCHED},
-                sketched=gradients[rank],
+                compressed=gradients[rank],
                 dense=None,
                 subject="gradient",
             )
         applied = gs_sgd_step(gradients, state, sketch_format, k=k, p2=4.0, **settings)
         averages, _ = results[0][experiment][step]
-        expected = layout.unflatten(sketched=applied / world_size, dense=None)
+        expected = layout.unflatten(compressed=applied / world_size, dense=None)
         for name in SKETCHED:
             torch.testing.assert_close(averages[name], expected[name], rtol=1e-6, atol=0)
         for rank, result in enumerate(results):
-            kept = layout.unflatten(sketched=state.residual[rank], dense=None)
+            kept = layout.unflatten(compressed=state.residual[rank], dense=None)
             for name in SKETCHED:
                 assert torch.equal(result[experiment][step][1][name], kept[name])
 

@@ -36,10 +36,10 @@ def test_dense_wire_dtype_is_checked() -> None:
         DenseConfig(wire_dtype="fp16")  # type: ignore[arg-type]
 
 
-def test_density_goes_over_warm_up_and_ladder_to_its_value() -> None:
+def test_density_goes_over_the_ladder_to_its_value_after_warm_up() -> None:
     config = GsSgdConfig(
         warmup_steps=2, density=0.01, density_ladder=(0.25, 0.0625), density_ladder_steps=2
     )
     assert [config.density_at(step) for step in range(8)] == [
-        None, None, 0.25, 0.25, 0.0625, 0.0625, 0.01, 0.01
+        0.25, 0.25, 0.25, 0.25, 0.0625, 0.0625, 0.01, 0.01
     ]  # fmt: skip

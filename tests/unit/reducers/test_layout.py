@@ -22,30 +22,33 @@ def layout_of(tensors: list[torch.Tensor], dense_every: int = 3) -> FlatLayout:
 def test_every_element_has_its_own_place_and_comes_back(sizes: list[tuple[int, ...]]) -> None:
     tensors = [torch.randn(size) for size in sizes]
     layout = layout_of(tensors)
-    sketched, dense = torch.zeros(layout.sketched_size), torch.zeros(layout.dense_size)
+    compressed, dense = torch.zeros(layout.compressed_size), torch.zeros(layout.dense_size)
     named = {f"p{i}": t for i, t in enumerate(tensors)}
-    layout.flatten_into(named, sketched=sketched, dense=dense, subject="test")
-    back = layout.unflatten(sketched=sketched, dense=dense)
+    layout.flatten_into(named, compressed=compressed, dense=dense, subject="test")
+    back = layout.unflatten(compressed=compressed, dense=dense)
     assert all(torch.equal(back[name], named[name]) for name in named)
     assert layout.numel == sum(t.numel() for t in tensors)
-    assert all(s.offset % BLOCK == 0 for s in layout.sketched)
-    assert layout.sketched_size % BLOCK == 0
+    assert all(s.offset % BLOCK == 0 for s in layout.compressed)
+    assert layout.compressed_size % BLOCK == 0
     total = float(sum(t.double().sum() for t in tensors))
-    assert float(sketched.double().sum() + dense.double().sum()) == pytest.approx(total, abs=1e-4)
+    assert float(compressed.double().sum() + dense.double().sum()) == pytest.approx(total, abs=1e-4)
 
 
 def test_channels_last_parameters_are_flat_in_memory_order() -> None:
     weight = torch.arange(2 * 3 * 2 * 2.0).reshape(2, 3, 2, 2).to(memory_format=torch.channels_last)
     layout = FlatLayout.from_parameters([("w", nn.Parameter(weight))], lambda *_: False)
-    vector = torch.zeros(layout.sketched_size)
-    layout.flatten_into({"w": weight}, sketched=vector, dense=None, subject="test")
+    vector = torch.zeros(layout.compressed_size)
+    layout.flatten_into({"w": weight}, compressed=vector, dense=None, subject="test")
     memory_order = weight.permute(0, 2, 3, 1).flatten()
     assert torch.equal(layout.segments[0].flat_view(vector), memory_order)
     assert torch.equal(layout.segments[0].shaped_view(vector), weight)
 
 
 def test_frozen_parameters_have_no_place() -> None:
-    frozen, trained = nn.Parameter(torch.zeros(5), requires_grad=False), nn.Parameter(torch.zeros(4))
+    frozen, trained = (
+        nn.Parameter(torch.zeros(5), requires_grad=False),
+        nn.Parameter(torch.zeros(4)),
+    )
     layout = FlatLayout.from_parameters([("a", frozen), ("b", trained)], lambda *_: False)
     assert [s.name for s in layout] == ["b"]
 
@@ -56,7 +59,10 @@ def test_layouts_differ_in_fingerprint_when_anything_differs() -> None:
         return FlatLayout.from_parameters([(name, parameter)], lambda *_: dense).fingerprint()
 
     assert fingerprint() == fingerprint()
-    assert len({fingerprint(), fingerprint("v"), fingerprint(shape=(6, 4)), fingerprint(dense=True)}) == 4
+    assert (
+        len({fingerprint(), fingerprint("v"), fingerprint(shape=(6, 4)), fingerprint(dense=True)})
+        == 4
+    )
 
 
 @pytest.mark.parametrize("parameters", [[], [("w", nn.Parameter(torch.zeros(0)))]])
@@ -73,7 +79,10 @@ def test_complex_parameters_are_refused_by_name() -> None:
 
 def test_state_of_another_model_is_refused() -> None:
     layout = layout_of([torch.zeros(3), torch.zeros(4)])
-    vectors = {"sketched": torch.zeros(layout.sketched_size), "dense": torch.zeros(layout.dense_size)}
+    vectors = {
+        "compressed": torch.zeros(layout.compressed_size),
+        "dense": torch.zeros(layout.dense_size),
+    }
     with pytest.raises(ConfigError, match="not 'p1'"):
         layout.flatten_into({"p0": torch.zeros(3)}, **vectors, subject="saved residual")
     with pytest.raises(ConfigError, match=r"'p1' has shape \(5,\)"):

@@ -1,0 +1,396 @@
+"""Carry what all compressed exchange methods share: error feedback, momentum, dense set, one verdict.
+
+A method adds one function, `_exchange`: corrected gradients in, sums of some coordinates out. Residual and
+momentum change only after it has succeeded, on all ranks or on none. Momentum correction and masking follow
+DGC (arXiv 1712.01887, section 3.1), error feedback Stich et al. (arXiv 1809.07599).
+"""
+
+import math
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+from zlib import crc32
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gsdist.collectives import all_reduce_sum, require_agreement
+from gsdist.errors import ConfigError, ConfigMismatch, NonFiniteGradient
+from gsdist.reducers.agreement_lanes import all_agree, bit_lanes
+from gsdist.reducers.config import CompressedConfig, SparseConfig
+from gsdist.reducers.layout import FlatLayout, Segment
+from gsdist.reducers.protocol import ExchangeStatistics, GradientBucket, MomentumCorrection
+from gsdist.reducers.statistics import StatisticsRecorder
+from gsdist.sketch.select import compensate
+
+__all__ = ["CompressedReducer", "Update"]
+
+_MASKING_LIMIT = 0.05
+"""Density above which masking cancels more momentum than it protects (Sketched-SGD, section 5)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Update:
+    """Say what all workers apply in a step, and what this worker has thereby sent."""
+
+    sums: Tensor
+    """Sums over workers of corrected gradients, at `indices`; float32."""
+    indices: Tensor | None
+    """Ascending flat coordinates, int64; None: `sums` holds all coordinates."""
+    sent: Tensor | None
+    """Coordinates that leave this worker's residual, int64; None: all of them."""
+    dense_sums: Tensor
+    """Sums over workers of the dense set's gradients."""
+
+
+class CompressedReducer(ABC):
+    """Reduce by sending part of the corrected gradient and keeping the rest for later steps.
+
+    State per rank: residual and, with momentum correction, momentum, as flat vectors in the layout's order.
+
+    Collectives: those of the method's `_exchange`; in warm-up steps one all-reduce of the whole gradient.
+    """
+
+    def __init__(
+        self,
+        layout: FlatLayout,
+        config: CompressedConfig,
+        group: dist.ProcessGroup | None = None,
+        *,
+        momentum: MomentumCorrection | None = None,
+        loss_scaled: bool = False,
+    ) -> None:
+        """Allocate the state.
+
+        `momentum` is what to apply before compression, given exactly when config.momentum is "local".
+        With `loss_scaled` a non-finite gradient is handed back as infinity on all ranks, as a loss scaler
+        expects, and never raises.
+
+        Raises:
+            ConfigError: no parameter is large enough to be compressed, or momentum does not fit the config.
+        """
+        if layout.compressed_size == 0:
+            raise ConfigError(
+                f"all {layout.numel} trainable parameters are in the dense set (min_numel="
+                f"{config.min_numel}, dense_parameters={config.dense_parameters}); lower min_numel or use "
+                "the dense reducer"
+            )
+        if (momentum is not None) != (config.momentum == "local"):
+            raise ConfigError(
+                f'momentum is "{config.momentum}" but the momentum of the optimizer was '
+                f"{'taken' if momentum else 'not taken'} over; pass optimizer= to attach exactly when "
+                'momentum is "local"'
+            )
+        self._layout = layout
+        self._base_config = config
+        self._group = group
+        self._world_size = dist.get_world_size(group)
+        self._momentum_correction = momentum
+        self._loss_scaled = loss_scaled
+        self._fingerprint = crc32(repr((asdict(config), layout.fingerprint(), momentum)).encode())
+        self._recorder = StatisticsRecorder(dense_bytes_per_step=4 * layout.numel)
+        self._step = 0
+        self._residual = torch.zeros(layout.compressed_size)
+        self._corrected = torch.zeros(layout.compressed_size)
+        self._dense = torch.zeros(layout.dense_size)
+        self._momentum = torch.zeros(layout.compressed_size) if momentum else None
+        self._dense_momentum = torch.zeros(layout.dense_size) if momentum else None
+        self._mask: Tensor | None = None
+        self._dense_mask: Tensor | None = None
+        self._clear_step()
+
+    # ---- what a method defines ----------------------------------------------------------------------
+
+    @abstractmethod
+    def _exchange(self) -> Update | None:
+        """Exchange `_corrected` and `_dense`; None when all ranks give the step up.
+
+        Must include `_flag_and_lanes` in a summed float32 buffer and ask `_accepts` about the sum before
+        any state changes.
+        """
+
+    def _begin_step(self) -> None:  # noqa: B027
+        """Get ready for the first `push` of a step; called with `_step` set."""
+
+    def _absorbed(self, bucket: GradientBucket) -> None:  # noqa: B027
+        """Work on a bucket's part of `_corrected` as soon as it is complete."""
+
+    # ---- one step -----------------------------------------------------------------------------------
+
+    def push(self, bucket: GradientBucket, *, scale: float = 1.0) -> None:
+        """Take one bucket; unless clipping must wait for the whole norm, work on it at once."""
+        if not self._pending:
+            self._begin_step()
+        self._scale = scale
+        self._pending.append(bucket)
+        if self._base_config.clip_norm is None:
+            self._gradient_factor = 1.0 / scale
+            self._absorb(bucket)
+
+    def finish(self) -> None:
+        """Run the collectives of the step and leave the averages in the pushed buffers.
+
+        Raises:
+            NonFiniteGradient: some rank's gradient is not finite and the policy is "raise".
+            ConfigMismatch: ranks disagree about step, configuration or candidates.
+
+        Both are raised on every rank, with all state as it was before the step.
+        """
+        pushed = sum(len(bucket.slices) for bucket in self._pending)
+        assert pushed == len(self._layout.segments), f"{pushed} parameters were pushed"
+        if self._base_config.clip_norm is not None:
+            self._absorb_clipped(self._base_config.clip_norm)
+        if self._dense_mask is not None:
+            self._dense.mul_(self._dense_mask)
+        self._finite &= bool(torch.isfinite(self._dense).all())
+        update = self._exchange_whole() if self._warming_up else self._exchange()
+        self._recorder.end_step(skipped=update is None)
+        if update is None:
+            self._give_up()
+            return
+        with self._recorder.phase("apply"):
+            self._commit(update)
+            self._hand_back(update)
+        self._step += 1
+        self._clear_step()
+
+    @property
+    def _warming_up(self) -> bool:
+        return self._step < self._base_config.warmup_steps
+
+    def _clear_step(self) -> None:
+        self._pending: list[GradientBucket] = []
+        self._finite = True
+        self._scale = 1.0
+        self._gradient_factor = 1.0
+
+    def _absorb(self, bucket: GradientBucket) -> None:
+        """Form the corrected gradient of one bucket."""
+        with self._recorder.phase("compensate"):
+            for slice_ in bucket.slices:
+                gradient = slice_.gradient.to(torch.float32)
+                if slice_.segment.compressed:
+                    self._finite &= self._compensate(slice_.segment.offset, gradient)
+                else:
+                    target = slice_.segment.flat_view(self._dense)
+                    torch.mul(gradient, self._gradient_factor, out=target)
+        self._absorbed(bucket)
+
+    def _absorb_clipped(self, clip_norm: float) -> None:
+        """Clip this worker's gradient to clip_norm / sqrt(world size) and absorb it (DGC, section 3.1)."""
+        norms = torch.stack([torch.linalg.vector_norm(b.buffer.float()) for b in self._pending])
+        norm = float(torch.linalg.vector_norm(norms)) / self._scale
+        limit = clip_norm / math.sqrt(self._world_size)
+        self._gradient_factor = (limit / norm if norm > limit else 1.0) / self._scale
+        for bucket in self._pending:
+            self._absorb(bucket)
+
+    def _compensate(self, offset: int, gradient: Tensor) -> bool:
+        stretch = slice(offset, offset + gradient.numel())
+        correction = self._momentum_correction
+        finite = compensate(
+            self._corrected[stretch],
+            self._residual[stretch],
+            gradient,
+            momentum=None if self._momentum is None else self._momentum[stretch],
+            momentum_factor=correction.factor if correction else 0.0,
+            nesterov=correction.nesterov if correction else False,
+            scale=self._gradient_factor,
+        )
+        if self._mask is not None:
+            self._corrected[stretch].mul_(self._mask[stretch])
+        return finite
+
+    def _exchange_whole(self) -> Update | None:
+        """Exchange everything, as every method does during warm-up."""
+        size = self._layout.compressed_size
+        buffer = torch.cat([self._corrected, self._dense, self._flag_and_lanes(candidates=None)])
+        self._all_reduce(buffer, "allreduce_dense")
+        sums = buffer[: size + self._layout.dense_size]
+        if not self._accepts(sums, buffer[sums.numel() :]):
+            return None
+        return Update(sums=sums[:size], indices=None, sent=None, dense_sums=sums[size:])
+
+    # ---- agreement ----------------------------------------------------------------------------------
+
+    def _flag_and_lanes(self, candidates: Tensor | None) -> Tensor:
+        """Return what, summed, tells every rank whether the step may be applied; float32."""
+        self._agreed = {
+            "step": self._step,
+            "configuration": self._fingerprint,
+            "loss scale": crc32(struct.pack("<d", self._scale)),
+            "candidates": 0 if candidates is None else crc32(candidates.numpy().data),
+        }
+        flag = torch.tensor([float(not self._finite)])
+        return torch.cat([flag, bit_lanes(list(self._agreed.values()))])
+
+    def _accepts(self, sums: Tensor, flag_and_lanes: Tensor) -> bool:
+        """Judge a reduced buffer from its bits alone, so that every rank judges alike.
+
+        Raises:
+            ConfigMismatch: on every rank, when ranks disagree.
+        """
+        if not all_agree(flag_and_lanes[1:], self._world_size):
+            require_agreement(self._agreed, self._group, subject="state of the exchange")
+            raise ConfigMismatch("the agreement lanes of the exchange were damaged in transport")
+        return bool(flag_and_lanes[0] == 0) and bool(torch.isfinite(sums).all())
+
+    def _all_reduce(self, buffer: Tensor, phase: str) -> None:
+        """Sum a buffer over the group, counted under a phase."""
+        self._recorder.sent(buffer)
+        with self._recorder.phase(phase):
+            all_reduce_sum(buffer, self._group, phase=f"step {self._step}, {phase}")
+
+    # ---- results ------------------------------------------------------------------------------------
+
+    def _commit(self, update: Update) -> None:
+        """Advance momentum and residual."""
+        if self._momentum is not None:
+            self._advance_momentum(update)
+        self._residual, self._corrected = self._corrected, self._residual
+        if update.sent is None:
+            self._residual.zero_()
+        else:
+            self._residual[update.sent] = 0.0
+
+    def _advance_momentum(self, update: Update) -> None:
+        assert self._momentum is not None and self._momentum_correction is not None
+        self._momentum.mul_(self._momentum_correction.factor)
+        for bucket in self._pending:
+            for slice_ in bucket.slices:
+                if slice_.segment.compressed:
+                    target = slice_.segment.flat_view(self._momentum)
+                    target.add_(slice_.gradient.to(torch.float32), alpha=self._gradient_factor)
+        if self._mask is not None:
+            self._momentum.mul_(self._mask)
+        if update.sent is not None and self._masks_momentum:
+            self._momentum[update.sent] = 0.0
+
+    @property
+    def _masks_momentum(self) -> bool:
+        config = self._base_config
+        if not isinstance(config, SparseConfig):
+            return False
+        return config.masking and config.density_at(self._step) <= _MASKING_LIMIT
+
+    def _dense_update(self, summed: Tensor) -> Tensor:
+        """Average the dense set and apply to it the momentum the optimizer no longer applies."""
+        average = summed / self._world_size
+        correction = self._momentum_correction
+        if correction is None or self._dense_momentum is None:
+            return average
+        self._dense_momentum.mul_(correction.factor).add_(average)
+        if not correction.nesterov:
+            return self._dense_momentum
+        return average.add_(self._dense_momentum, alpha=correction.factor)
+
+    def _hand_back(self, update: Update) -> None:
+        """Write the (scaled) averages into the pushed buffers."""
+        dense = self._dense_update(update.dense_sums) * self._scale
+        averages = update.sums * (self._scale / self._world_size)
+        for bucket in self._pending:
+            if update.indices is not None:
+                bucket.buffer.zero_()
+            for slice_ in bucket.slices:
+                segment, gradient = slice_.segment, slice_.gradient
+                if not segment.compressed:
+                    gradient.copy_(segment.flat_view(dense))
+                elif update.indices is None:
+                    gradient.copy_(segment.flat_view(averages))
+                else:
+                    _scatter(gradient, segment, update.indices, averages)
+
+    def _give_up(self) -> None:
+        """Leave a step that no rank applies: state untouched, the policy decides what is returned."""
+        raises = not self._loss_scaled and self._base_config.non_finite == "raise"
+        if not raises:
+            for bucket in self._pending:
+                bucket.buffer.fill_(math.inf if self._loss_scaled else 0.0)
+        finite = self._finite
+        self._clear_step()
+        if raises:
+            rank = dist.get_rank(self._group)
+            raise NonFiniteGradient(
+                f"rank {rank}/{self._world_size} step {self._step}: some rank's gradient holds NaN or "
+                f"infinity (this rank's {'does not' if finite else 'does'}); no residual, momentum or "
+                "parameter was changed. Lower the learning rate, clip gradients, or pass grad_scaler= "
+                '(mixed precision) or non_finite="skip"'
+            )
+
+    # ---- state --------------------------------------------------------------------------------------
+
+    @property
+    def last_step_skipped(self) -> bool:
+        """Tell whether all ranks gave the last step up because a gradient was not finite."""
+        return self._recorder.last_step_skipped
+
+    def statistics(self) -> ExchangeStatistics:
+        """Return the counters of this rank."""
+        return self._recorder.snapshot(
+            residual_norm=float(torch.linalg.vector_norm(self._residual))
+        )
+
+    def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
+        """Zero masked coordinates of residual and momentum now and of gradients from now on."""
+        if mask is None:
+            self._mask = self._dense_mask = None
+            return
+        self._mask = torch.ones(self._layout.compressed_size)
+        self._dense_mask = torch.ones(self._layout.dense_size)
+        for segment in self._layout:
+            if segment.name in mask:
+                vector = self._mask if segment.compressed else self._dense_mask
+                segment.shaped_view(vector).copy_(mask[segment.name])
+        self._residual.mul_(self._mask)
+        if self._momentum is not None and self._dense_momentum is not None:
+            self._momentum.mul_(self._mask)
+            self._dense_momentum.mul_(self._dense_mask)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return step, counters, residual and momentum; tensors keyed by parameter name."""
+        state: dict[str, Any] = {
+            "step": self._step,
+            "statistics": self._recorder.state_dict(),
+            "residual": self._layout.unflatten(compressed=self._residual, dense=None),
+        }
+        if self._momentum is not None:
+            state["momentum"] = self._layout.unflatten(
+                compressed=self._momentum, dense=self._dense_momentum
+            )
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned on this rank.
+
+        Raises:
+            ConfigError: the state is of another model or of another kind of momentum.
+        """
+        if ("momentum" in state) != (self._momentum is not None):
+            raise ConfigError(
+                f'momentum is "{self._base_config.momentum}" but the saved state '
+                f"{'holds' if 'momentum' in state else 'holds no'} local momentum; resume with the "
+                "momentum setting of the run that saved it"
+            )
+        self._layout.flatten_into(
+            state["residual"], compressed=self._residual, dense=None, subject="saved residual"
+        )
+        if self._momentum is not None:
+            self._layout.flatten_into(
+                state["momentum"],
+                compressed=self._momentum,
+                dense=self._dense_momentum,
+                subject="saved momentum",
+            )
+        self._step = int(state["step"])
+        self._recorder.load_state_dict(state["statistics"])
+        self._clear_step()
+
+
+def _scatter(gradient: Tensor, segment: Segment, indices: Tensor, values: Tensor) -> None:
+    """Write the values of those ascending flat indices that fall into one parameter."""
+    ends = torch.tensor([segment.offset, segment.stop])
+    first, last = torch.searchsorted(indices, ends).tolist()
+    gradient[indices[first:last] - segment.offset] = values[first:last].to(gradient.dtype)
