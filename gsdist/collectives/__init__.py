@@ -1,12 +1,24 @@
 """Collect what torch.distributed lacks."""
 
 from gsdist.collectives.agreement import gather_json, require_agreement, share_faults
+from gsdist.collectives.all_gather import all_gather_equal
 from gsdist.collectives.all_reduce import all_reduce_sum, start_all_reduce_sum
+from gsdist.collectives.point_to_point import (
+    broadcast_from,
+    gather_to,
+    receive_from,
+    send_to,
+)
 
 __all__ = [
+    "all_gather_equal",
     "all_reduce_sum",
+    "broadcast_from",
     "gather_json",
+    "gather_to",
+    "receive_from",
     "require_agreement",
+    "send_to",
     "share_faults",
     "start_all_reduce_sum",
 ]

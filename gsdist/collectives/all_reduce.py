@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gsdist.errors import CollectiveError
 
-__all__ = ["all_reduce_sum", "start_all_reduce_sum"]
+__all__ = ["all_reduce_sum", "start_all_reduce_sum", "translated"]
 
 
 def all_reduce_sum(buffer: Tensor, group: dist.ProcessGroup | None, *, phase: str) -> None:
@@ -19,7 +19,7 @@ def all_reduce_sum(buffer: Tensor, group: dist.ProcessGroup | None, *, phase: st
 
     Collectives: one all-reduce.
     """
-    with _translated(buffer, group, phase):
+    with translated(buffer, group, phase):
         dist.all_reduce(buffer, group=group)
 
 
@@ -30,19 +30,20 @@ def start_all_reduce_sum(
 
     Raises and issues the same as `all_reduce_sum`, the returned function included.
     """
-    with _translated(buffer, group, phase):
+    with translated(buffer, group, phase):
         work = dist.all_reduce(buffer, group=group, async_op=True)
     assert work is not None
 
     def wait() -> None:
-        with _translated(buffer, group, phase):
+        with translated(buffer, group, phase):
             work.wait()
 
     return wait
 
 
 @contextmanager
-def _translated(buffer: Tensor, group: dist.ProcessGroup | None, phase: str) -> Iterator[None]:
+def translated(buffer: Tensor, group: dist.ProcessGroup | None, phase: str) -> Iterator[None]:
+    """Turn a backend's error about a collective on `buffer` into a `CollectiveError`."""
     try:
         yield
     except RuntimeError as error:

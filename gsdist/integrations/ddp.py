@@ -29,17 +29,14 @@ from gsdist.collectives import require_agreement, share_faults
 from gsdist.errors import ConfigError, InputTypeError, UnsupportedSetup
 from gsdist.integrations.optimizer import ReplicatedTerms, momentum_of, take_momentum_from
 from gsdist.reducers import (
-    DenseConfig,
-    DenseReducer,
+    CompressedConfig,
     ExchangeStatistics,
-    FlatLayout,
     GradientBucket,
     GradientSlice,
     GsSgdConfig,
-    GsSgdReducer,
     MomentumCorrection,
-    Reducer,
     ReducerConfig,
+    build_reducer,
 )
 from gsdist.sketch import SketchFormat
 
@@ -85,7 +82,7 @@ class ReducerState:
             self._parameters = _trained_parameters(model)
             self._grad_scaler = grad_scaler if grad_scaler and grad_scaler.is_enabled() else None
             momentum, weight_decay = _split_optimizer(config, optimizer, self._parameters)
-            layout, self._reducer = _build_reducer(
+            layout, self._reducer = build_reducer(
                 config,
                 self._parameters,
                 group,
@@ -334,7 +331,7 @@ def _trained_parameters(model: DistributedDataParallel) -> dict[str, Tensor]:
 def _split_optimizer(
     config: ReducerConfig, optimizer: Optimizer | None, parameters: Mapping[str, Tensor]
 ) -> tuple[MomentumCorrection | None, dict[str, float]]:
-    if not isinstance(config, GsSgdConfig) or config.momentum != "local":
+    if not isinstance(config, CompressedConfig) or config.momentum != "local":
         return None, {}
     if optimizer is None:
         raise ConfigError(
@@ -342,25 +339,3 @@ def _split_optimizer(
             'momentum="post"'
         )
     return momentum_of(optimizer, parameters)
-
-
-def _build_reducer(
-    config: ReducerConfig,
-    parameters: Mapping[str, Tensor],
-    group: dist.ProcessGroup,
-    *,
-    momentum: MomentumCorrection | None,
-    loss_scaled: bool,
-) -> tuple[FlatLayout, Reducer]:
-    match config:
-        case DenseConfig():
-            layout = FlatLayout.from_parameters(parameters.items(), lambda name, parameter: True)
-            return layout, DenseReducer(layout, config, group)
-        case GsSgdConfig():
-            layout = FlatLayout.from_parameters(parameters.items(), config.is_dense)
-            return layout, GsSgdReducer(
-                layout, config, group, momentum=momentum, loss_scaled=loss_scaled
-            )
-    raise InputTypeError(
-        f"config is a {type(config).__name__}; it must be a DenseConfig or a GsSgdConfig"
-    )

@@ -1,9 +1,12 @@
 """Provide the exchange methods: local gradient in, agreed averaged gradient out."""
 
-from gsdist.reducers.dense import DenseConfig, DenseReducer
-from gsdist.reducers.gs_sgd import GsSgdReducer
+from gsdist.reducers.config import CompressedConfig, SparseConfig
+from gsdist.reducers.dense import DenseConfig
+from gsdist.reducers.factory import REDUCER_CONFIGS, ReducerConfig, build_reducer
+from gsdist.reducers.g_top_k import GTopKConfig
 from gsdist.reducers.gs_sgd_config import GsSgdConfig
 from gsdist.reducers.layout import FlatLayout, Segment
+from gsdist.reducers.power_sgd import PowerSgdConfig
 from gsdist.reducers.protocol import (
     ExchangeStatistics,
     GradientBucket,
@@ -11,20 +14,28 @@ from gsdist.reducers.protocol import (
     MomentumCorrection,
     Reducer,
 )
-
-ReducerConfig = DenseConfig | GsSgdConfig
+from gsdist.reducers.random_k import RandomKConfig
+from gsdist.reducers.sketched_sgd import SketchedSgdConfig
+from gsdist.reducers.top_k import TopKConfig
 
 __all__ = [
+    "REDUCER_CONFIGS",
+    "CompressedConfig",
     "DenseConfig",
-    "DenseReducer",
     "ExchangeStatistics",
     "FlatLayout",
+    "GTopKConfig",
     "GradientBucket",
     "GradientSlice",
     "GsSgdConfig",
-    "GsSgdReducer",
     "MomentumCorrection",
+    "PowerSgdConfig",
+    "RandomKConfig",
     "Reducer",
     "ReducerConfig",
     "Segment",
+    "SketchedSgdConfig",
+    "SparseConfig",
+    "TopKConfig",
+    "build_reducer",
 ]

@@ -207,22 +207,35 @@ class CompressedReducer(ABC):
     def _exchange_whole(self) -> Update | None:
         """Exchange everything, as every method does during warm-up."""
         size = self._layout.compressed_size
-        buffer = torch.cat([self._corrected, self._dense, self._flag_and_lanes(candidates=None)])
+        buffer = torch.cat([self._corrected, self._dense, self._flag_and_lanes(indices=None)])
         self._all_reduce(buffer, "allreduce_dense")
         sums = buffer[: size + self._layout.dense_size]
         if not self._accepts(sums, buffer[sums.numel() :]):
             return None
         return Update(sums=sums[:size], indices=None, sent=None, dense_sums=sums[size:])
 
+    def _reduce_values(self, indices: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Sum the corrected gradients at agreed indices, and the dense set.
+
+        Returns both sums, or None when all ranks give the step up. Collectives: one all-reduce.
+        """
+        values = self._corrected[indices]
+        buffer = torch.cat([values, self._dense, self._flag_and_lanes(indices)])
+        self._all_reduce(buffer, "allreduce_values")
+        sums = buffer[: values.numel() + self._layout.dense_size]
+        if not self._accepts(sums, buffer[sums.numel() :]):
+            return None
+        return sums[: values.numel()], sums[values.numel() :]
+
     # ---- agreement ----------------------------------------------------------------------------------
 
-    def _flag_and_lanes(self, candidates: Tensor | None) -> Tensor:
+    def _flag_and_lanes(self, indices: Tensor | None) -> Tensor:
         """Return what, summed, tells every rank whether the step may be applied; float32."""
         self._agreed = {
             "step": self._step,
             "configuration": self._fingerprint,
             "loss scale": crc32(struct.pack("<d", self._scale)),
-            "candidates": 0 if candidates is None else crc32(candidates.numpy().data),
+            "candidates": 0 if indices is None else crc32(indices.numpy().data),
         }
         flag = torch.tensor([float(not self._finite)])
         return torch.cat([flag, bit_lanes(list(self._agreed.values()))])

@@ -111,17 +111,14 @@ class GsSgdReducer(CompressedReducer):
             return None
         with self._recorder.phase("select"):
             candidates, _ = self._sketch.heavy_hitters(self._sizes.candidates)
-            values = self._corrected[candidates]
-        buffer = torch.cat([values, self._dense, self._flag_and_lanes(candidates)])
-        self._all_reduce(buffer, "allreduce_values")
-        sums = buffer[: values.numel() + self._layout.dense_size]
-        if not self._accepts(sums, buffer[sums.numel() :]):
+        reduced = self._reduce_values(candidates)
+        if reduced is None:
             return None
-        exact, dense_sums = sums[: values.numel()], sums[values.numel() :]
+        sums, dense_sums = reduced
         with self._recorder.phase("select"):
-            best = top_k(exact, min(self._sizes.selected, exact.numel()))
+            best = top_k(sums, min(self._sizes.selected, sums.numel()))
             selected = candidates[best]
-        return Update(sums=exact[best], indices=selected, sent=selected, dense_sums=dense_sums)
+        return Update(sums=sums[best], indices=selected, sent=selected, dense_sums=dense_sums)
 
     def _complete_sketch(self) -> None:
         if self._sketches_on_push or not self._finite:  # selection needs finite values

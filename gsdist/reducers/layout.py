@@ -158,6 +158,13 @@ class FlatLayout:
             vector = self.vector_of(segment, compressed=compressed, dense=empty)
             segment.shaped_view(vector).copy_(tensors[segment.name])
 
+    def coordinates(self, ordinals: Tensor) -> Tensor:
+        """Return the flat coordinates of compressed parameters counted without padding, int64."""
+        firsts = torch.tensor([0, *(segment.numel for segment in self.compressed)]).cumsum(0)
+        offsets = torch.tensor([segment.offset for segment in self.compressed])
+        owner = torch.searchsorted(firsts, ordinals, right=True) - 1
+        return offsets[owner] + ordinals - firsts[owner]
+
     def fingerprint(self) -> str:
         """Return a short hash of all names, shapes, strides, dtypes and places."""
         described = [

@@ -1,21 +1,20 @@
 """Drive reducers without DDP: named gradients in, named averages out, buckets as the test likes them."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from gsdist.reducers import (
-    DenseConfig,
-    DenseReducer,
+    CompressedConfig,
     FlatLayout,
     GradientBucket,
     GradientSlice,
-    GsSgdConfig,
-    GsSgdReducer,
-    MomentumCorrection,
     Reducer,
+    ReducerConfig,
+    build_reducer,
 )
 
 SHAPES = {
@@ -29,23 +28,17 @@ SHAPES = {
 SKETCHED = ("first", "second", "third")
 
 
-def make_layout(config: GsSgdConfig | DenseConfig) -> FlatLayout:
-    parameters = [(name, torch.nn.Parameter(torch.zeros(shape))) for name, shape in SHAPES.items()]
-    is_dense = config.is_dense if isinstance(config, GsSgdConfig) else lambda name, parameter: True
-    return FlatLayout.from_parameters(parameters, is_dense)
+PARAMETERS = {name: torch.nn.Parameter(torch.zeros(shape)) for name, shape in SHAPES.items()}
 
 
-def make_reducer(
-    config: GsSgdConfig | DenseConfig,
-    *,
-    momentum: MomentumCorrection | None = None,
-    loss_scaled: bool = False,
-) -> Reducer:
-    group = dist.group.WORLD
-    layout = make_layout(config)
-    if isinstance(config, DenseConfig):
-        return DenseReducer(layout, config, group)
-    return GsSgdReducer(layout, config, group, momentum=momentum, loss_scaled=loss_scaled)
+def make_layout(config: ReducerConfig) -> FlatLayout:
+    is_dense = config.is_dense if isinstance(config, CompressedConfig) else lambda *_: True
+    return FlatLayout.from_parameters(PARAMETERS.items(), is_dense)
+
+
+def make_reducer(config: ReducerConfig, **options: Any) -> Reducer:
+    _, reducer = build_reducer(config, PARAMETERS, dist.group.WORLD, **options)
+    return reducer
 
 
 def exchange(

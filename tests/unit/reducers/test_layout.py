@@ -19,6 +19,13 @@ def layout_of(tensors: list[torch.Tensor], dense_every: int = 3) -> FlatLayout:
 
 
 @given(shapes)
+def test_ordinals_count_compressed_elements_without_padding(sizes: list[tuple[int, ...]]) -> None:
+    layout = layout_of([torch.zeros(size) for size in sizes])
+    expected = [c for s in layout.compressed for c in range(s.offset, s.stop)]
+    assert layout.coordinates(torch.arange(len(expected))).tolist() == expected
+
+
+@given(shapes)
 def test_every_element_has_its_own_place_and_comes_back(sizes: list[tuple[int, ...]]) -> None:
     tensors = [torch.randn(size) for size in sizes]
     layout = layout_of(tensors)

@@ -1,0 +1,1 @@
+"""Study how the block size of the sketch's hash changes what is recovered from real gradients."""

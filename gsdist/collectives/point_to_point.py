@@ -1,0 +1,63 @@
+"""Send tensors between single ranks of a group; ranks are counted within the group."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gsdist.collectives.all_reduce import translated
+
+__all__ = ["broadcast_from", "gather_to", "receive_from", "send_to"]
+
+
+def send_to(rank: int, buffer: Tensor, group: dist.ProcessGroup | None, *, phase: str) -> None:
+    """Send a tensor to one rank.
+
+    Raises:
+        CollectiveError: the backend failed or its deadline passed.
+
+    Collectives: one point-to-point message.
+    """
+    with translated(buffer, group, phase):
+        dist.send(buffer, group=group, group_dst=rank)
+
+
+def receive_from(rank: int, buffer: Tensor, group: dist.ProcessGroup | None, *, phase: str) -> None:
+    """Receive a tensor of the buffer's length and dtype from one rank.
+
+    Raises and issues the same as `send_to`.
+    """
+    with translated(buffer, group, phase):
+        dist.recv(buffer, group=group, group_src=rank)
+
+
+def broadcast_from(
+    rank: int, buffer: Tensor, group: dist.ProcessGroup | None, *, phase: str
+) -> None:
+    """Send one rank's tensor to all others, into a buffer of equal length and dtype.
+
+    Raises:
+        CollectiveError: the backend failed or its deadline passed.
+
+    Collectives: one broadcast.
+    """
+    with translated(buffer, group, phase):
+        dist.broadcast(buffer, group=group, group_src=rank)
+
+
+def gather_to(
+    rank: int, buffer: Tensor, group: dist.ProcessGroup | None, *, phase: str
+) -> list[Tensor]:
+    """Gather equally long tensors at one rank, in rank order; the others get an empty list.
+
+    Raises:
+        CollectiveError: the backend failed or its deadline passed.
+
+    Collectives: one gather.
+    """
+    receives = dist.get_rank(group) == rank
+    gathered = (
+        [torch.empty_like(buffer) for _ in range(dist.get_world_size(group))] if receives else []
+    )
+    with translated(buffer, group, phase):
+        dist.gather(buffer, gathered or None, group=group, group_dst=rank)
+    return gathered

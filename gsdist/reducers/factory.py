@@ -1,0 +1,85 @@
+"""Name the exchange methods and build the one that a configuration describes."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch.distributed as dist
+from torch import Tensor
+
+from gsdist.errors import InputTypeError
+from gsdist.reducers.compressed import CompressedReducer
+from gsdist.reducers.config import CompressedConfig
+from gsdist.reducers.dense import DenseConfig, DenseReducer
+from gsdist.reducers.g_top_k import GTopKConfig, GTopKReducer
+from gsdist.reducers.gs_sgd import GsSgdReducer
+from gsdist.reducers.gs_sgd_config import GsSgdConfig
+from gsdist.reducers.layout import FlatLayout
+from gsdist.reducers.power_sgd import PowerSgdConfig, PowerSgdReducer
+from gsdist.reducers.protocol import MomentumCorrection, Reducer
+from gsdist.reducers.random_k import RandomKConfig, RandomKReducer
+from gsdist.reducers.sketched_sgd import SketchedSgdConfig, SketchedSgdReducer
+from gsdist.reducers.top_k import TopKConfig, TopKReducer
+
+__all__ = ["REDUCER_CONFIGS", "ReducerConfig", "build_reducer"]
+
+ReducerConfig = (
+    DenseConfig
+    | GsSgdConfig
+    | TopKConfig
+    | GTopKConfig
+    | SketchedSgdConfig
+    | RandomKConfig
+    | PowerSgdConfig
+)
+"""The configuration of any exchange method."""
+
+REDUCER_CONFIGS: Mapping[str, type[ReducerConfig]] = MappingProxyType(
+    {
+        "dense": DenseConfig,
+        "gs-sgd": GsSgdConfig,
+        "top-k": TopKConfig,
+        "g-top-k": GTopKConfig,
+        "sketched-sgd": SketchedSgdConfig,
+        "random-k": RandomKConfig,
+        "power-sgd": PowerSgdConfig,
+    }
+)
+"""Configuration class of every method, by the name users give."""
+
+_COMPRESSED: Mapping[type[CompressedConfig], type[CompressedReducer]] = MappingProxyType(
+    {
+        GsSgdConfig: GsSgdReducer,
+        TopKConfig: TopKReducer,
+        GTopKConfig: GTopKReducer,
+        SketchedSgdConfig: SketchedSgdReducer,
+        RandomKConfig: RandomKReducer,
+        PowerSgdConfig: PowerSgdReducer,
+    }
+)
+
+
+def build_reducer(
+    config: ReducerConfig,
+    parameters: Mapping[str, Tensor],
+    group: dist.ProcessGroup,
+    *,
+    momentum: MomentumCorrection | None = None,
+    loss_scaled: bool = False,
+) -> tuple[FlatLayout, Reducer]:
+    """Lay out named parameters and build the reducer that exchanges their gradients.
+
+    Raises:
+        InputTypeError: `config` is no reducer configuration.
+        GsdistError: the parameters or settings do not fit the method.
+    """
+    if isinstance(config, DenseConfig):
+        layout = FlatLayout.from_parameters(parameters.items(), lambda name, parameter: True)
+        return layout, DenseReducer(layout, config, group)
+    if type(config) not in _COMPRESSED:
+        names = ", ".join(kind.__name__ for kind in REDUCER_CONFIGS.values())
+        raise InputTypeError(f"config is a {type(config).__name__}; it must be one of {names}")
+    layout = FlatLayout.from_parameters(parameters.items(), config.is_dense)
+    reducer = _COMPRESSED[type(config)](
+        layout, config, group, momentum=momentum, loss_scaled=loss_scaled
+    )
+    return layout, reducer

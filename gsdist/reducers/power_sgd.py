@@ -1,0 +1,145 @@
+"""Exchange low-rank approximations of every parameter's gradient by PowerSGD.
+
+Source: PowerSGD (Vogels et al., arXiv 1905.13727, algorithms 1 and 2), with error feedback and warm start.
+
+======  =============================================================
+symbol  here
+======  =============================================================
+M_i     corrected gradient of one parameter as an (n, m) matrix
+P       (n, rank): sum over workers of M_i Q, orthonormalised
+Q       (m, rank): sum over workers of M_i^T P; P Q^T is the update
+======  =============================================================
+
+Collectives per step: one all-reduce of all P, dense set and agreement lanes, one of all Q.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gsdist.reducers.compressed import CompressedReducer, Update
+from gsdist.reducers.config import CompressedConfig, check_fields
+from gsdist.reducers.layout import FlatLayout, Segment
+from gsdist.reducers.protocol import MomentumCorrection
+
+__all__ = ["PowerSgdConfig", "PowerSgdReducer"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PowerSgdConfig(CompressedConfig):
+    """Configure PowerSGD."""
+
+    rank: int = 2
+    """Rank of the approximation; capped per parameter at its smaller side."""
+    warm_start: bool = True
+    """Start each step from the Q of the step before, else from fresh random numbers."""
+    seed: int = 0
+    """Seed of the random Q, equal on all ranks."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        CompressedConfig.__post_init__(self)
+        checks = {
+            "rank": (self.rank >= 1, "at least 1"),
+            "seed": (0 <= self.seed < 2**32, "in 0..2**32-1"),
+        }
+        check_fields(self, checks)
+
+
+class PowerSgdReducer(CompressedReducer):
+    """Average low-rank approximations of the corrected gradients."""
+
+    def __init__(
+        self,
+        layout: FlatLayout,
+        config: PowerSgdConfig,
+        group: dist.ProcessGroup | None = None,
+        *,
+        momentum: MomentumCorrection | None = None,
+        loss_scaled: bool = False,
+    ) -> None:
+        super().__init__(layout, config, group, momentum=momentum, loss_scaled=loss_scaled)
+        self._config = config
+        self._right = {segment.name: self._random_right(segment) for segment in layout.compressed}
+
+    def _random_right(self, segment: Segment) -> Tensor:
+        key = (self._config.seed << 31) + self._step * 1009 + segment.offset
+        generator = torch.Generator().manual_seed(key & 0x7FFFFFFFFFFFFFFF)
+        rows, columns = _matrix_shape(segment)
+        rank = min(self._config.rank, rows, columns)
+        return torch.randn(columns, rank, generator=generator)
+
+    def _exchange(self) -> Update | None:
+        segments = self._layout.compressed
+        with self._recorder.phase("encode"):
+            if not self._config.warm_start:
+                self._right = {s.name: self._random_right(s) for s in segments}
+            matrices = [_matrix(self._corrected, segment) for segment in segments]
+            left = [m @ self._right[s.name] for m, s in zip(matrices, segments, strict=True)]
+        shapes = [factor.shape for factor in left]
+        tail = torch.cat([self._dense, self._flag_and_lanes(indices=None)])
+        buffer = torch.cat([*(factor.flatten() for factor in left), tail])
+        self._all_reduce(buffer, "allreduce_left")
+        sums = buffer[: buffer.numel() - tail.numel() + self._layout.dense_size]
+        if not self._accepts(sums, buffer[sums.numel() :]):
+            return None
+        with self._recorder.phase("select"):
+            left = [_orthonormal(factor) for factor in _split(buffer, shapes)]
+        with self._recorder.phase("encode"):
+            right = [m.mT @ p for m, p in zip(matrices, left, strict=True)]
+        right_buffer = torch.cat([factor.flatten() for factor in right])
+        self._all_reduce(right_buffer, "allreduce_right")
+        right = _split(right_buffer, [factor.shape for factor in right])
+        with self._recorder.phase("decode"):
+            approximation = torch.zeros_like(self._corrected)
+            for segment, p, q in zip(segments, left, right, strict=True):
+                _matrix(approximation, segment).copy_(p @ q.mT)
+                self._right[segment.name] = q
+        dense_sums = sums[sums.numel() - self._layout.dense_size :]
+        return Update(sums=approximation, indices=None, sent=None, dense_sums=dense_sums)
+
+    def _commit(self, update: Update) -> None:
+        kept = None
+        if not self._warming_up:
+            kept = torch.sub(self._corrected, update.sums, alpha=1.0 / self._world_size)
+        super()._commit(update)
+        if kept is not None:
+            self._residual.copy_(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Add the factors that the next step starts from."""
+        return {**super().state_dict(), "right": {n: q.clone() for n, q in self._right.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned on this rank."""
+        super().load_state_dict(state)
+        self._right = {name: state["right"][name].clone() for name in self._right}
+
+
+def _matrix_shape(segment: Segment) -> tuple[int, int]:
+    rows = segment.shape[0]
+    return rows, segment.numel // rows
+
+
+def _matrix(vector: Tensor, segment: Segment) -> Tensor:
+    """View a parameter's part of a flat vector as a matrix: first dimension by all others."""
+    return segment.flat_view(vector).view(_matrix_shape(segment))
+
+
+def _split(buffer: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
+    ends = torch.tensor([shape.numel() for shape in shapes]).cumsum(0).tolist()
+    starts = [0, *ends[:-1]]
+    return [buffer[a:b].view(s) for a, b, s in zip(starts, ends, shapes, strict=True)]
+
+
+def _orthonormal(factor: Tensor) -> Tensor:
+    """Return an orthonormal basis of the columns' span.
+
+    Equal bits give equal bits on processors of one kind; workers must not be mixed.
+    """
+    basis: Tensor = torch.linalg.qr(factor).Q
+    return basis

@@ -1,0 +1,303 @@
+"""What every compressed method promises, and what each one does, on 1, 2, 3 and 5 gloo processes."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gsdist.errors import NonFiniteGradient
+from gsdist.reducers import (
+    GsSgdConfig,
+    GTopKConfig,
+    MomentumCorrection,
+    PowerSgdConfig,
+    RandomKConfig,
+    ReducerConfig,
+    SketchedSgdConfig,
+    TopKConfig,
+)
+from tests.distributed.harness import run_ranks
+from tests.distributed.reducer_driver import (
+    SHAPES,
+    exchange,
+    flatten,
+    integer_gradients,
+    make_layout,
+    make_reducer,
+    normal_gradients,
+)
+
+STEPS = 4
+TOTAL = flatten(normal_gradients(0)).numel()
+COMMON: dict[str, Any] = {"warmup_steps": 1, "min_numel": 600}
+SPARSE: dict[str, Any] = {**COMMON, "density": 0.01}
+K = round(0.01 * TOTAL)
+
+METHODS: Mapping[str, ReducerConfig] = {
+    "gs-sgd": GsSgdConfig(**SPARSE),
+    "top-k": TopKConfig(**SPARSE),
+    "proposals": TopKConfig(**SPARSE, exchange="proposals"),
+    "g-top-k": GTopKConfig(**SPARSE),
+    "g-top-k original": GTopKConfig(**SPARSE, dropped="forget"),
+    "sketched-sgd": SketchedSgdConfig(**SPARSE),
+    "sketched-sgd float32": SketchedSgdConfig(**SPARSE, wire_dtype="float32"),
+    "random-k": RandomKConfig(**SPARSE),
+    "power-sgd": PowerSgdConfig(**COMMON, rank=2),
+}
+EVERYTHING: Mapping[str, ReducerConfig] = {
+    "gs-sgd": GsSgdConfig(**{**SPARSE, "density": 1.0, "masking": False}),
+    "top-k": TopKConfig(**{**SPARSE, "density": 1.0, "masking": False}),
+    "proposals": TopKConfig(
+        **{**SPARSE, "density": 1.0, "masking": False}, exchange="proposals", proposal_factor=9.0
+    ),
+    "g-top-k": GTopKConfig(**{**SPARSE, "density": 1.0, "masking": False}),
+    "sketched-sgd": SketchedSgdConfig(**{**SPARSE, "density": 1.0, "masking": False}),
+    "random-k": RandomKConfig(**{**SPARSE, "density": 1.0, "masking": False}),
+    "power-sgd": PowerSgdConfig(**COMMON, rank=50),
+}
+LOSES_MASS = {"g-top-k original"}
+
+
+def run_steps(config: ReducerConfig, rank: int, draw: Any) -> list[tuple[Any, Any, int]]:
+    """Return averages, residual and payload bytes after every step."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some of these settings are useless on purpose
+        reducer = make_reducer(config)
+    history = []
+    for step in range(STEPS):
+        averages = exchange(reducer, draw(10 * step + rank), layout=make_layout(config))
+        payload = reducer.statistics().payload_bytes_last_step
+        history.append((averages, reducer.state_dict()["residual"], payload))
+    return history
+
+
+def survives_bad_gradient(config: ReducerConfig, rank: int, world_size: int) -> bool:
+    """Tell whether a NaN on the last rank raises here, changes nothing, and is forgotten."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reducers = [make_reducer(config) for _ in range(2)]
+    layout, bad = make_layout(config), normal_gradients(99 + rank)
+    if rank == world_size - 1:
+        bad["second"][3, 3] = float("nan")
+    for reducer in reducers:
+        for step in range(2):
+            exchange(reducer, normal_gradients(10 * step + rank), layout=layout)
+    try:
+        exchange(reducers[0], bad, layout=layout)
+        return False
+    except NonFiniteGradient:
+        pass
+    results = [exchange(r, normal_gradients(7 + rank), layout=layout) for r in reducers]
+    return all(torch.equal(results[0][name], results[1][name]) for name in SHAPES)
+
+
+def restores(config: ReducerConfig, rank: int) -> bool:
+    """Tell whether a reducer built from saved state goes on with the same bits."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first, second = make_reducer(config), make_reducer(config)
+    layout = make_layout(config)
+    for step in range(3):
+        exchange(first, normal_gradients(10 * step + rank), layout=layout)
+    second.load_state_dict(first.state_dict())
+    results = [exchange(r, normal_gradients(50 + rank), layout=layout) for r in (first, second)]
+    return all(torch.equal(results[0][name], results[1][name]) for name in SHAPES)
+
+
+def with_momentum(config_type: Any, rank: int) -> list[Tensor]:
+    """Send everything with Nesterov momentum before compression."""
+    settings = {**COMMON, "momentum": "local", "warmup_steps": 0}
+    if config_type is PowerSgdConfig:
+        config = PowerSgdConfig(**settings, rank=50)
+    else:
+        extra = (
+            {"exchange": "proposals", "proposal_factor": 9.0} if config_type is TopKConfig else {}
+        )
+        config = config_type(**settings, density=1.0, masking=False, **extra)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reducer = make_reducer(config, momentum=MomentumCorrection(factor=0.9, nesterov=True))
+    layout = make_layout(config)
+    return [
+        flatten(exchange(reducer, normal_gradients(10 * step + rank), layout=layout))
+        for step in range(STEPS)
+    ]
+
+
+def experiments(rank: int, world_size: int) -> dict[str, Any]:
+    return {
+        "runs": {
+            name: run_steps(config, rank, integer_gradients) for name, config in METHODS.items()
+        },
+        "everything": {
+            name: run_steps(config, rank, normal_gradients) for name, config in EVERYTHING.items()
+        },
+        "bad": {n: survives_bad_gradient(c, rank, world_size) for n, c in METHODS.items()},
+        "restored": {name: restores(config, rank) for name, config in METHODS.items()},
+        "momentum": {
+            kind.__name__: with_momentum(kind, rank)
+            for kind in (TopKConfig, GTopKConfig, SketchedSgdConfig, RandomKConfig, PowerSgdConfig)
+        },
+    }
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3, 5])
+def results(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    return run_ranks(experiments, request.param, timeout=110)
+
+
+def offered_and_accounted(
+    results: list[dict[str, Any]], method: str
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return per step: what went in (residuals and gradients), what was applied, what was kept."""
+    steps = []
+    kept = torch.zeros(TOTAL, dtype=torch.float64)
+    for step in range(STEPS):
+        drawn = [flatten(integer_gradients(10 * step + rank)) for rank in range(len(results))]
+        offered = kept + sum(g.double() for g in drawn)
+        averages = results[0]["runs"][method][step][0]
+        kept = sum(flatten(r["runs"][method][step][1]).double() for r in results)
+        steps.append((offered, len(results) * flatten(averages).double(), kept))
+    return steps
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - LOSES_MASS))
+def test_nothing_is_lost_or_invented(results: list[dict[str, Any]], method: str) -> None:
+    for offered, applied, kept in offered_and_accounted(results, method):
+        torch.testing.assert_close(applied + kept, offered, rtol=1e-5, atol=2e-2)
+
+
+def test_original_g_top_k_loses_mass_among_many_workers(results: list[dict[str, Any]]) -> None:
+    """A sum is lost when one branch of the tree drops a coordinate that survives through another."""
+    lost = max(
+        float((offered - applied - kept).abs().max())
+        for offered, applied, kept in offered_and_accounted(results, "g-top-k original")
+    )
+    if len(results) <= 2:  # the only merge: what it drops survives nowhere
+        assert lost < 0.1
+    if len(results) == 5:
+        assert lost > 1.0
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_all_ranks_hold_the_same_bits(results: list[dict[str, Any]], method: str) -> None:
+    for step in range(STEPS):
+        for result in results[1:]:
+            for name in SHAPES:
+                expected = results[0]["runs"][method][step][0][name]
+                assert torch.equal(result["runs"][method][step][0][name], expected)
+
+
+@pytest.mark.parametrize("method", sorted(EVERYTHING))
+def test_sending_everything_is_dense(results: list[dict[str, Any]], method: str) -> None:
+    for step in range(STEPS):
+        drawn = [normal_gradients(10 * step + rank) for rank in range(len(results))]
+        for name in SHAPES:
+            mean = sum(g[name] for g in drawn) / len(results)
+            got = results[0]["everything"][method][step][0][name]
+            torch.testing.assert_close(got, mean, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "method", ["TopKConfig", "GTopKConfig", "SketchedSgdConfig", "RandomKConfig", "PowerSgdConfig"]
+)
+def test_momentum_correction_of_everything_is_nesterov_momentum(
+    results: list[dict[str, Any]], method: str
+) -> None:
+    velocity = torch.zeros(TOTAL)
+    for step in range(STEPS):
+        mean = sum(flatten(normal_gradients(10 * step + r)) for r in range(len(results)))
+        mean = mean / len(results)
+        velocity = 0.9 * velocity + mean
+        torch.testing.assert_close(
+            results[0]["momentum"][method][step], mean + 0.9 * velocity, rtol=1e-4, atol=5e-5
+        )
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_bad_gradient_raises_everywhere_and_leaves_no_trace(
+    results: list[dict[str, Any]], method: str
+) -> None:
+    assert all(result["bad"][method] for result in results)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_restored_state_continues_bit_identically(
+    results: list[dict[str, Any]], method: str
+) -> None:
+    assert all(result["restored"][method] for result in results)
+
+
+def test_top_k_applies_the_union_of_what_workers_find_largest(
+    results: list[dict[str, Any]],
+) -> None:
+    residuals = [torch.zeros(TOTAL) for _ in results]
+    for step in range(STEPS):
+        applied = torch.zeros(TOTAL)
+        for rank in range(len(results)):
+            residuals[rank] += flatten(integer_gradients(10 * step + rank))
+            if step == 0:  # the warm-up step sends everything
+                chosen = torch.arange(TOTAL)
+            else:
+                order = residuals[rank].abs().sort(descending=True, stable=True).indices
+                chosen = order[:K]
+            applied[chosen] += residuals[rank][chosen]
+            residuals[rank][chosen] = 0
+        got = len(results) * flatten(results[0]["runs"]["top-k"][step][0])
+        torch.testing.assert_close(got, applied, rtol=1e-6, atol=1e-3)
+
+
+def test_random_k_draws_k_others_every_step(results: list[dict[str, Any]]) -> None:
+    drawn = [
+        set(torch.nonzero(flatten(results[0]["runs"]["random-k"][step][0])).flatten().tolist())
+        for step in range(1, STEPS)
+    ]
+    assert all(K - 2 <= len(one) <= K for one in drawn)  # an integer sum can be zero by chance
+    assert len(drawn[0] & drawn[1]) < K / 4
+
+
+def test_sketched_sgd_is_gs_sgd_around_a_server(results: list[dict[str, Any]]) -> None:
+    """On integers the order of summation is without effect: both must agree bit for bit in float32."""
+    reference = results[0]["runs"]["sketched-sgd float32"]
+    exact = run_one_gs_sgd_float32(len(results))
+    for step in range(STEPS):
+        for name in SHAPES:
+            assert torch.equal(reference[step][0][name], exact[step][0][name])
+
+
+def run_one_gs_sgd_float32(world_size: int) -> Any:
+    config = GsSgdConfig(**SPARSE, wire_dtype="float32")
+    return run_ranks(_gs_sgd_float32, world_size, config, timeout=60)[0]
+
+
+def _gs_sgd_float32(rank: int, world_size: int, config: GsSgdConfig) -> Any:
+    return run_steps(config, rank, integer_gradients)
+
+
+def test_power_sgd_update_has_the_asked_rank(results: list[dict[str, Any]]) -> None:
+    for step in range(1, STEPS):
+        averages = results[0]["runs"]["power-sgd"][step][0]
+        for name in ("first", "second", "third"):
+            matrix = averages[name].reshape(SHAPES[name][0], -1).double()
+            values = torch.linalg.svdvals(matrix)
+            assert int((values > 1e-5 * values[0]).sum()) == 2
+
+
+@pytest.mark.parametrize("method", ["gs-sgd", "proposals", "random-k", "power-sgd"])
+def test_payload_does_not_grow_with_workers(results: list[dict[str, Any]], method: str) -> None:
+    """Proposals shrink with P and fill up the exact round only as far as they differ."""
+    payload = results[0]["runs"][method][2][2]
+    dense_set = sum(torch.Size(SHAPES[name]).numel() for name in ("bias", "small"))
+    lanes = 4 * (1 + 4 * 32)
+    bounds = {
+        "gs-sgd": 2 * 5 * 128 + 4 * 4 * K + 4 * dense_set + lanes + 2,
+        "proposals": 4 * 2 * (K + 1) + 4 * 2 * (K + 5) + 4 * dense_set + lanes,
+        "random-k": 4 * K + 4 * dense_set + lanes,
+        "power-sgd": 4 * 2 * (40 + 30 + 70 + 50 + 20 + 33) + 4 * dense_set + lanes,
+    }
+    assert payload <= bounds[method]
+    if method in ("gs-sgd", "random-k", "power-sgd"):
+        assert payload == bounds[method]
