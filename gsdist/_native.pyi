@@ -3,10 +3,24 @@ from typing import Any
 def build_info() -> dict[str, Any]: ...
 def use_simd_level(name: str) -> None: ...
 def encode_dense(
-    table: int, rows: int, columns: int, seed: int, values: int, offset: int, count: int, threads: int
+    table: int,
+    rows: int,
+    columns: int,
+    seed: int,
+    values: int,
+    offset: int,
+    count: int,
+    threads: int,
 ) -> None: ...
 def encode_sparse(
-    table: int, rows: int, columns: int, seed: int, indices: int, values: int, count: int, threads: int
+    table: int,
+    rows: int,
+    columns: int,
+    seed: int,
+    indices: int,
+    values: int,
+    count: int,
+    threads: int,
 ) -> None: ...
 def estimate(
     table: int, rows: int, columns: int, seed: int, indices: int, out: int, count: int, threads: int

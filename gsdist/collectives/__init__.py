@@ -9,6 +9,7 @@ from gsdist.collectives.point_to_point import (
     receive_from,
     send_to,
 )
+from gsdist.collectives.tree import tree_all_reduce_sum
 
 __all__ = [
     "all_gather_equal",
@@ -21,4 +22,5 @@ __all__ = [
     "send_to",
     "share_faults",
     "start_all_reduce_sum",
+    "tree_all_reduce_sum",
 ]

@@ -10,7 +10,9 @@ from gsdist.data.registry import (
     describe,
     fetch,
     load_dataset,
+    load_text,
 )
+from gsdist.data.text import TextWindows
 
 __all__ = [
     "FETCHABLE",
@@ -18,11 +20,13 @@ __all__ = [
     "ImageArrays",
     "ImageDataset",
     "ImageFormat",
+    "TextWindows",
     "check_dataset_name",
     "data_root",
     "describe",
     "fetch",
     "load_dataset",
+    "load_text",
     "normalize",
     "random_crop",
     "random_flip",

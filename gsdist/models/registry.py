@@ -8,6 +8,7 @@ from torch import nn
 
 from gsdist.errors import ConfigError
 from gsdist.models.cifar_resnet import CifarResNet, Shortcut, check_shortcut
+from gsdist.models.cifar_vgg import CifarVgg16
 from gsdist.models.normalization import replace_batch_norm
 from gsdist.models.wide_resnet import WideResNet
 
@@ -59,8 +60,9 @@ def build_model(
     """Build a classification network with fresh weights from torch's global generator.
 
     Args:
-        name: `resnet{8,14,20,32,44,56,110}`, `resnet{8,32}x4`, `wrn-D-K`, `mlp` (one hidden layer
-            of 64, for 8x8 digits and tests), or the name of a classification model of torchvision.
+        name: `resnet{8,14,20,32,44,56,110}`, `resnet{8,32}x4`, `wrn-D-K`, `vgg16-cifar`, `mlp`
+            (one hidden layer of 64, for 8x8 digits and tests), or the name of a classification
+            model of torchvision.
         num_classes: number of outputs.
         in_channels: channels of the images; torchvision's models take 3.
         image_size: height and width of the images; needed by `mlp` and torchvision's `vit_*`.
@@ -100,6 +102,8 @@ def _build(
         return WideResNet(
             int(wide[1]), int(wide[2]), num_classes=num_classes, in_channels=in_channels
         )
+    if name == "vgg16-cifar":
+        return CifarVgg16(num_classes, in_channels=in_channels)
     if name == "mlp":
         return _mlp(num_classes, in_channels, image_size)
     return _torchvision_model(name, num_classes, in_channels, image_size)
@@ -140,7 +144,7 @@ def _torchvision_model(
 
 
 def _own_names() -> tuple[str, ...]:
-    return (*_CIFAR_RESNETS, *_COMMON_WIDE_RESNETS, "mlp")
+    return (*_CIFAR_RESNETS, *_COMMON_WIDE_RESNETS, "vgg16-cifar", "mlp")
 
 
 def _torchvision_names() -> tuple[str, ...]:

@@ -180,10 +180,13 @@ class CompressedReducer(ABC):
         self._absorbed(bucket)
 
     def _absorb_clipped(self, clip_norm: float) -> None:
-        """Clip this worker's gradient to clip_norm / sqrt(world size) and absorb it (DGC, section 3.1)."""
+        """Clip this worker's gradient to clip_norm * sqrt(world size) and absorb it.
+
+        DGC, section 3.1, clips 1/P of its gradient, its share of the average, to clip_norm / sqrt(P).
+        """
         norms = torch.stack([torch.linalg.vector_norm(b.buffer.float()) for b in self._pending])
         norm = float(torch.linalg.vector_norm(norms)) / self._scale
-        limit = clip_norm / math.sqrt(self._world_size)
+        limit = clip_norm * math.sqrt(self._world_size)
         self._gradient_factor = (limit / norm if norm > limit else 1.0) / self._scale
         for bucket in self._pending:
             self._absorb(bucket)
@@ -253,7 +256,7 @@ class CompressedReducer(ABC):
 
     def _all_reduce(self, buffer: Tensor, phase: str) -> None:
         """Sum a buffer over the group, counted under a phase."""
-        self._recorder.sent(buffer)
+        self._recorder.issued("ring_all_reduce", buffer)
         with self._recorder.phase(phase):
             all_reduce_sum(buffer, self._group, phase=f"step {self._step}, {phase}")
 

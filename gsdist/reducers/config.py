@@ -18,20 +18,17 @@ class CompressedConfig:
     """Configure error feedback, momentum correction, warm-up and the dense set."""
 
     momentum: Literal["post", "local"] = "post"
-    """"post": the optimizer applies momentum to the averaged gradient. "local": gsdist takes the SGD
-    optimizer's momentum over and applies it before compression (momentum correction)."""
+    """Apply momentum after the exchange (in the optimizer) or on each worker before compression."""
     warmup_steps: int = 10
     """Steps at the start that exchange the whole gradient."""
     min_numel: int = 2048
-    """Parameters with fewer elements join the dense set, which always travels whole; so do all of at
-    most one dimension (biases, normalisation)."""
+    """Smaller parameters always travel whole, as do biases and normalisation (one dimension)."""
     dense_parameters: tuple[str, ...] = ()
-    """Patterns (as in fnmatch) of further parameter names for the dense set."""
+    """Patterns (fnmatch) of further parameter names that always travel whole."""
     clip_norm: float | None = None
-    """Clip each worker's gradient to clip_norm / sqrt(world size) before it is compressed, so that the
-    norm of the sum stays near clip_norm. Clipping after the exchange would leave the residual unclipped."""
+    """Clip each worker's gradient, before it is compressed, to clip_norm * sqrt(world size)."""
     non_finite: Literal["raise", "skip"] = "raise"
-    """What all ranks do when some gradient is NaN or infinite and no loss scaler is attached."""
+    """What all ranks do about a NaN or infinite gradient when no loss scaler is attached."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -60,11 +57,11 @@ class SparseConfig(CompressedConfig):
     density: float = 0.004
     """k / d: the share of the compressed coordinates updated per step."""
     density_ladder: tuple[float, ...] = ()
-    """Densities used one after the other between warm-up and `density`, for example (0.0625, 0.0156)."""
+    """Densities used one after the other between warm-up and `density`."""
     density_ladder_steps: int = 0
     """Steps spent on each density of the ladder."""
     masking: bool = True
-    """Clear the local momentum of coordinates that were sent; without effect above 5 % density."""
+    """Clear the local momentum of coordinates that were sent; never above 5 % density."""
 
     def __post_init__(self) -> None:
         """Check the fields."""

@@ -28,8 +28,7 @@ class DenseConfig:
     wire_dtype: WireDtype = "float32"
     """Precision in which gradients travel and are summed."""
     deterministic: bool = False
-    """Sum one flat vector in the order of the model's parameters, so that a restarted run, whose buckets
-    differ, gives the same bits. Costs the overlap with backward."""
+    """Sum one flat vector at the end of backward: a restarted run gives the same bits."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -69,7 +68,7 @@ class DenseReducer:
             self._pending.append(_Pending(bucket=bucket))
             return
         wire = self._to_wire(bucket.buffer)
-        self._recorder.sent(wire)
+        self._recorder.issued("ring_all_reduce", wire)
         wait = start_all_reduce_sum(wire, self._group, phase="the dense exchange")
         self._pending.append(_Pending(bucket=bucket, wire=wire, wait=wait))
 
@@ -117,7 +116,7 @@ class DenseReducer:
         flat = torch.zeros(self._layout.dense_size, dtype=self._dtype)
         for slice_ in slices:
             slice_.segment.flat_view(flat).copy_(self._to_wire(slice_.gradient))
-        self._recorder.sent(flat)
+        self._recorder.issued("ring_all_reduce", flat)
         all_reduce_sum(flat, self._group, phase="the dense exchange")
         for slice_ in slices:
             self._from_wire(slice_.segment.flat_view(flat), slice_.gradient)

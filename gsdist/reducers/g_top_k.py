@@ -34,8 +34,7 @@ class GTopKConfig(SparseConfig):
     """Configure gTop-k."""
 
     dropped: Literal["residual", "forget"] = "residual"
-    """What becomes of partial sums that a merge drops: kept in the merging worker's residual, or lost as in
-    the original."""
+    """What becomes of sums that a merge drops: kept by the merging worker, or lost."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -79,10 +78,10 @@ class GTopKReducer(CompressedReducer):
         """Return the packed k entries of this worker's subtree; those of rank 0 are the result."""
         size, entries = self._layout.compressed_size, (indices, values)
         packed = pack_entries(entries, size)
+        self._recorder.issued("tree_reduce", packed, sends=self._rank != 0)
         distance = 1
         while distance < self._world_size:
             if self._rank % (2 * distance) == distance:
-                self._recorder.sent(packed)
                 with self._recorder.phase("tree"):
                     send_to(self._rank - distance, packed, self._group, phase="the gTop-k tree")
                 break
@@ -108,8 +107,7 @@ class GTopKReducer(CompressedReducer):
         return indices[best], sums[best]
 
     def _broadcast_result(self, packed: Tensor) -> tuple[Tensor, Tensor]:
-        if self._rank == 0:
-            self._recorder.sent(packed)
+        self._recorder.issued("tree_broadcast", packed, sends=self._rank == 0)
         with self._recorder.phase("broadcast"):
             broadcast_from(0, packed, self._group, phase="the gTop-k result")
         return unpack_entries(packed, self._layout.compressed_size)

@@ -29,6 +29,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gsdist.collectives import tree_all_reduce_sum
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.gs_sgd_config import ExchangeSizes, GsSgdConfig
 from gsdist.reducers.layout import FlatLayout
@@ -143,6 +144,14 @@ class GsSgdReducer(CompressedReducer):
             return False
         self._wire.unpack(buffer, table)
         return True
+
+    def _all_reduce(self, buffer: Tensor, phase: str) -> None:
+        if self._config.collective == "native":
+            super()._all_reduce(buffer, phase)
+            return
+        self._recorder.issued("tree_all_reduce", buffer)
+        with self._recorder.phase(phase):
+            tree_all_reduce_sum(buffer, self._group, phase=f"step {self._step}, {phase}")
 
     def state_dict(self) -> dict[str, Any]:
         """Add what sets the table's scale on the wire."""

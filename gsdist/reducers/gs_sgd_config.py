@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from gsdist.reducers.config import SparseConfig, check_fields
 from gsdist.reducers.layout import FlatLayout
@@ -20,16 +21,17 @@ class GsSgdConfig(SparseConfig):
     column_factor: float = 2.0
     """Columns per selected coordinate, c / k; rounded up to a multiple of the sketch block."""
     preselect_factor: float = 2.0
-    """p1: each worker sketches its own p1*k largest coordinates; 0 sketches the whole vector."""
+    """p1: each worker sketches its p1*k largest coordinates; 0: the whole vector."""
     candidate_factor: float = 4.0
     """p2: the second round fetches exact sums of p2*k candidates."""
     wire_dtype: WireDtype = "float16"
-    """Precision in which the table travels; exact values always travel in float32."""
+    """Precision in which the table travels; exact values travel in float32."""
+    collective: Literal["native", "tree"] = "native"
+    """Sum by the backend's all-reduce, or along a tree: more bytes in fewer messages."""
     seed: int = 0
     """Seed of the sketch's hash functions, equal on all ranks."""
     deterministic: bool = False
-    """Sketch in the order of the model's parameters, so that a restarted run, whose buckets differ, gives
-    the same bits. Costs the overlap of sketching with backward when the whole vector is sketched."""
+    """Sketch in the order of the model's parameters: a restarted run gives the same bits."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -43,6 +45,7 @@ class GsSgdConfig(SparseConfig):
                 "0 (sketch the whole vector) or at least 1",
             ),
             "candidate_factor": (self.candidate_factor >= 1, "at least 1"),
+            "collective": (self.collective in ("native", "tree"), '"native" or "tree"'),
             "seed": (0 <= self.seed < 2**64, "in 0..2**64-1"),
         }
         check_fields(self, checks)
@@ -63,7 +66,9 @@ class ExchangeSizes:
         selected = config.selected_at(step, layout)
 
         def at_most_all(factor: float) -> int:
-            return min(math.ceil(factor * selected), layout.compressed_size)
+            count = math.ceil(factor * selected)
+            # All means padding too: padding must not take the place of a parameter.
+            return count if count < layout.compressed_numel else layout.compressed_size
 
         return cls(
             selected=selected,

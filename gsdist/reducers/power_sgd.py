@@ -23,6 +23,7 @@ from torch import Tensor
 
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.config import CompressedConfig, check_fields
+from gsdist.reducers.draw_seed import draw_seed
 from gsdist.reducers.layout import FlatLayout, Segment
 from gsdist.reducers.protocol import MomentumCorrection
 
@@ -67,8 +68,8 @@ class PowerSgdReducer(CompressedReducer):
         self._right = {segment.name: self._random_right(segment) for segment in layout.compressed}
 
     def _random_right(self, segment: Segment) -> Tensor:
-        key = (self._config.seed << 31) + self._step * 1009 + segment.offset
-        generator = torch.Generator().manual_seed(key & 0x7FFFFFFFFFFFFFFF)
+        seed = draw_seed(self._config.seed, self._step, segment.offset)
+        generator = torch.Generator().manual_seed(seed)
         rows, columns = _matrix_shape(segment)
         rank = min(self._config.rank, rows, columns)
         return torch.randn(columns, rank, generator=generator)

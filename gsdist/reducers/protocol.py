@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from gsdist.collectives.cost_model import Transfer
 from gsdist.reducers.layout import Segment
 
 __all__ = ["ExchangeStatistics", "GradientBucket", "GradientSlice", "MomentumCorrection", "Reducer"]
@@ -50,6 +51,8 @@ class ExchangeStatistics:
     payload_bytes_last_step: int
     dense_bytes: int
     """Bytes a dense fp32 exchange would have handed to collectives for the same exchanges."""
+    transfers_last_step: tuple[Transfer, ...] = ()
+    """Collectives of the last exchange, for the cost model."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds per phase, summed over the run."""
     residual_norm: float

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.config import SparseConfig, check_fields
+from gsdist.reducers.draw_seed import draw_seed
 from gsdist.reducers.layout import FlatLayout
 from gsdist.reducers.protocol import MomentumCorrection
 
@@ -61,7 +62,7 @@ class RandomKReducer(CompressedReducer):
         """Draw this step's coordinates, ascending; a function of seed and step alone."""
         layout = self._layout
         count = self._config.selected_at(self._step, layout)
-        generator = torch.Generator().manual_seed(self._config.seed << 31 | self._step & 0x7FFFFFFF)
+        generator = torch.Generator().manual_seed(draw_seed(self._config.seed, self._step))
         ends = torch.arange(count + 1, dtype=torch.int64) * layout.compressed_numel // count
         lengths = ends[1:] - ends[:-1]
         draws = torch.rand(count, generator=generator, dtype=torch.float64)

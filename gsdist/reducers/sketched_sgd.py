@@ -109,12 +109,12 @@ class SketchedSgdReducer(GsSgdReducer):
         return Update(sums=sums, indices=selected, sent=selected, dense_sums=dense_sums)
 
     def _gather(self, buffer: Tensor, phase: str) -> list[Tensor]:
-        self._recorder.sent(buffer)
+        self._recorder.issued("gather", buffer)
         with self._recorder.phase(phase):
             return gather_to(_SERVER, buffer, self._group, phase=f"step {self._step}, {phase}")
 
     def _broadcast(self, buffer: Tensor, phase: str) -> None:
-        if dist.get_rank(self._group) == _SERVER:
-            self._recorder.sent(buffer)
+        serves = dist.get_rank(self._group) == _SERVER
+        self._recorder.issued("tree_broadcast", buffer, sends=serves)
         with self._recorder.phase(phase):
             broadcast_from(_SERVER, buffer, self._group, phase=f"step {self._step}, {phase}")

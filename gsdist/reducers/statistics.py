@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gsdist.collectives.cost_model import Transfer
 from gsdist.reducers.protocol import ExchangeStatistics
 
 __all__ = ["StatisticsRecorder"]
@@ -19,9 +20,12 @@ class StatisticsRecorder:
         self._dense_bytes_per_step = dense_bytes_per_step
         self._steps = 0
         self._skipped = 0
+        self._dense_bytes = 0
         self._payload = 0
         self._payload_this_step = 0
         self._payload_last_step = 0
+        self._transfers: list[Transfer] = []
+        self._transfers_last_step: tuple[Transfer, ...] = ()
         self._seconds: dict[str, float] = {}
         self.last_step_skipped = False
 
@@ -34,17 +38,22 @@ class StatisticsRecorder:
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def sent(self, buffer: Tensor) -> None:
-        """Count a buffer handed to a collective."""
-        self._payload_this_step += buffer.numel() * buffer.element_size()
+    def issued(self, kind: str, buffer: Tensor, *, sends: bool = True) -> None:
+        """Count a collective of a kind in the cost model, and its buffer as payload if this rank sends."""
+        size = buffer.numel() * buffer.element_size()
+        self._transfers.append(Transfer(kind=kind, size=size))
+        if sends:
+            self._payload_this_step += size
 
     def end_step(self, *, skipped: bool = False) -> None:
         """Close the byte count of one exchange."""
         self._steps += not skipped
         self._skipped += skipped
         self.last_step_skipped = skipped
+        self._dense_bytes += self._dense_bytes_per_step
         self._payload += self._payload_this_step
         self._payload_last_step, self._payload_this_step = self._payload_this_step, 0
+        self._transfers_last_step, self._transfers = tuple(self._transfers), []
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters as plain numbers."""
@@ -52,6 +61,7 @@ class StatisticsRecorder:
             "steps": self._steps,
             "skipped_steps": self._skipped,
             "payload_bytes": self._payload,
+            "dense_bytes": self._dense_bytes,
             "seconds": dict(self._seconds),
         }
 
@@ -60,6 +70,7 @@ class StatisticsRecorder:
         self._steps = state["steps"]
         self._skipped = state["skipped_steps"]
         self._payload = state["payload_bytes"]
+        self._dense_bytes = state["dense_bytes"]
         self._seconds = dict(state["seconds"])
 
     def snapshot(self, *, residual_norm: float) -> ExchangeStatistics:
@@ -69,7 +80,8 @@ class StatisticsRecorder:
             skipped_steps=self._skipped,
             payload_bytes=self._payload,
             payload_bytes_last_step=self._payload_last_step,
-            dense_bytes=(self._steps + self._skipped) * self._dense_bytes_per_step,
+            dense_bytes=self._dense_bytes,
+            transfers_last_step=self._transfers_last_step,
             seconds=dict(self._seconds),
             residual_norm=residual_norm,
         )

@@ -35,9 +35,9 @@ class TopKConfig(SparseConfig):
     """Configure top-k."""
 
     exchange: Literal["all_gather", "proposals"] = "all_gather"
-    """How selected coordinates are agreed on; see the module."""
+    """Apply all that workers send, or agree on the largest sums of what they propose."""
     proposal_factor: float = 2.0
-    """m: proposals of all workers together per selected coordinate ("proposals" only)."""
+    """m: proposals of all workers together per selected coordinate."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -110,6 +110,6 @@ class TopKReducer(CompressedReducer):
         return top_k(self._corrected, count) if self._finite else torch.arange(count)
 
     def _all_gather(self, own: Tensor, phase: str) -> Tensor:
-        self._recorder.sent(own)
+        self._recorder.issued("ring_all_gather", own)
         with self._recorder.phase(phase):
             return all_gather_equal(own, self._group, phase=f"step {self._step}, {phase}")

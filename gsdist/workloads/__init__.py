@@ -2,10 +2,13 @@
 
 from gsdist.workloads.classification import ClassificationConfig, ClassificationWorkload
 from gsdist.workloads.contract import LayoutChange, LossParts, Workload
+from gsdist.workloads.language import LanguageConfig, LanguageWorkload
 
 __all__ = [
     "ClassificationConfig",
     "ClassificationWorkload",
+    "LanguageConfig",
+    "LanguageWorkload",
     "LayoutChange",
     "LossParts",
     "Workload",

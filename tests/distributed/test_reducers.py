@@ -38,6 +38,7 @@ K = round(0.01 * TOTAL)
 
 METHODS: Mapping[str, ReducerConfig] = {
     "gs-sgd": GsSgdConfig(**SPARSE),
+    "gs-sgd tree": GsSgdConfig(**SPARSE, wire_dtype="float32", collective="tree"),
     "top-k": TopKConfig(**SPARSE),
     "proposals": TopKConfig(**SPARSE, exchange="proposals"),
     "g-top-k": GTopKConfig(**SPARSE),
@@ -259,13 +260,16 @@ def test_random_k_draws_k_others_every_step(results: list[dict[str, Any]]) -> No
     assert len(drawn[0] & drawn[1]) < K / 4
 
 
-def test_sketched_sgd_is_gs_sgd_around_a_server(results: list[dict[str, Any]]) -> None:
-    """On integers the order of summation is without effect: both must agree bit for bit in float32."""
-    reference = results[0]["runs"]["sketched-sgd float32"]
+def test_server_and_tree_give_what_the_native_all_reduce_gives(
+    results: list[dict[str, Any]],
+) -> None:
+    """On integers the order of summation is without effect: all must agree bit for bit in float32."""
     exact = run_one_gs_sgd_float32(len(results))
-    for step in range(STEPS):
-        for name in SHAPES:
-            assert torch.equal(reference[step][0][name], exact[step][0][name])
+    for method in ("sketched-sgd float32", "gs-sgd tree"):
+        reference = results[0]["runs"][method]
+        for step in range(STEPS):
+            for name in SHAPES:
+                assert torch.equal(reference[step][0][name], exact[step][0][name])
 
 
 def run_one_gs_sgd_float32(world_size: int) -> Any:

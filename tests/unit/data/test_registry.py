@@ -41,10 +41,10 @@ def test_data_sets_travel_to_worker_processes():
 
 def test_descriptions_cover_all_names():
     names = [info.name for info in describe()]
-    assert names == ["cifar10", "fashion-mnist", "digits", "image-folder", "imagenet"]
-    for name in names:
-        check_dataset_name(name)
+    images = ["cifar10", "fashion-mnist", "digits", "image-folder", "imagenet"]
+    assert names == [*images, "shakespeare", "python-source", "text-folder"]
     for info in describe():
+        check_dataset_name(info.name, info.kind)
         assert all((info.content, info.source, info.licence))
         assert (info.name in FETCHABLE) == (f"gsdist data {info.name}" in info.source)
 
@@ -65,7 +65,7 @@ def test_bad_requests_are_refused(arguments, options, message):
 
 def test_only_fetchable_data_is_fetched(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"comes with scikit-learn.*cifar10 and fashion-mnist are"
+        ConfigError, match=r"comes with scikit-learn.*cifar10, fashion-mnist and shakespeare are"
     ):
         fetch("digits", tmp_path)
     with pytest.raises(ConfigError, match=r"unknown data set 'cifar'.*'cifar10'"):

@@ -1,0 +1,1 @@
+"""Measurements whose numbers can be checked: each prints its environment and its baselines."""

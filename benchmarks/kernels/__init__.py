@@ -1,0 +1,1 @@
+"""Time the sketch kernels against reading the vector, per-coordinate hashing and torch."""

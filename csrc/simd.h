@@ -1,0 +1,143 @@
+// The few vector operations that the languages' vector types lack, for the SIMD level of the
+// translation unit. Everything else in kernels.cpp is written once on Ints and Words.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace gsdist {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+constexpr int kWords = kLanes / 2;
+
+typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
+typedef uint64_t Words __attribute__((vector_size(kLanes * 4)));
+typedef float Floats __attribute__((vector_size(kLanes * 4)));
+
+// The low (0) or high (1) half of a word, read from memory: words that come from there are then
+// broadcast by the load itself.
+inline int32_t half_of(const uint64_t& word, int which) {
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  which ^= 1;
+#endif
+  int32_t half;
+  std::memcpy(&half, reinterpret_cast<const char*>(&word) + 4 * which, sizeof half);
+  return half;
+}
+
+#if defined(__AVX512F__)
+
+// Lane l of the result is lane l XOR (x mod kLanes) of v.
+inline Ints xor_lanes(Ints v, const uint64_t& x) {
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i index = _mm512_xor_si512(lanes, _mm512_set1_epi32(half_of(x, 0)));
+  // The masked form: the plain one makes GCC 12 warn about its own header.
+  return (Ints)_mm512_maskz_permutexvar_epi32(0xFFFF, index, (__m512i)v);
+}
+
+// The sign bit of lane l is bit part * kLanes + l of word.
+inline Ints sign_bits(const uint64_t& word, int part) {
+  const __mmask16 lanes = static_cast<__mmask16>(word >> (part * kLanes));
+  return (Ints)_mm512_maskz_set1_epi32(lanes, INT32_MIN);
+}
+
+// Bit l is set where lane l is at least the threshold.
+inline uint64_t at_least(Ints v, int32_t threshold) {
+  return _mm512_cmpge_epi32_mask((__m512i)v, _mm512_set1_epi32(threshold));
+}
+
+// Byte i of each word becomes byte i XOR x (0 <= x < 8, one x per word).
+inline Words xor_bytes(Words v, Words x) {
+  const __m512i low_byte = _mm512_set4_epi32(0x08080808, 0x08080808, 0, 0);
+  const __m512i bytes = _mm512_set4_epi32(0x0F0E0D0C, 0x0B0A0908, 0x07060504, 0x03020100);
+  const __m512i index = _mm512_xor_si512(bytes, _mm512_shuffle_epi8((__m512i)x, low_byte));
+  return (Words)_mm512_shuffle_epi8((__m512i)v, index);
+}
+
+// Product of the low 32 bits of each word.
+inline Words multiply_low(Words a, Words b) {
+  return (Words)_mm512_maskz_mul_epu32(0xFF, (__m512i)a, (__m512i)b);
+}
+
+#elif defined(__AVX2__)
+
+inline Ints xor_lanes(Ints v, const uint64_t& x) {
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i index = _mm256_xor_si256(lanes, _mm256_set1_epi32(half_of(x, 0)));
+  return (Ints)_mm256_permutevar8x32_epi32((__m256i)v, index);
+}
+
+inline Ints sign_bits(const uint64_t& word, int part) {
+  const __m256i to_top = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
+  const __m256i shift = _mm256_sub_epi32(to_top, _mm256_set1_epi32(part % 4 * 8));
+  const __m256i bits = _mm256_sllv_epi32(_mm256_set1_epi32(half_of(word, part / 4)), shift);
+  return (Ints)_mm256_and_si256(bits, _mm256_set1_epi32(INT32_MIN));
+}
+
+inline uint64_t at_least(Ints v, int32_t threshold) {
+  const __m256i above = _mm256_cmpgt_epi32((__m256i)v, _mm256_set1_epi32(threshold - 1));
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(above)));
+}
+
+inline Words xor_bytes(Words v, Words x) {
+  const __m256i low_byte = _mm256_setr_epi32(0, 0, 0x08080808, 0x08080808, 0, 0, 0x08080808,
+                                             0x08080808);
+  const __m256i bytes = _mm256_setr_epi32(0x03020100, 0x07060504, 0x0B0A0908, 0x0F0E0D0C,
+                                          0x03020100, 0x07060504, 0x0B0A0908, 0x0F0E0D0C);
+  const __m256i index = _mm256_xor_si256(bytes, _mm256_shuffle_epi8((__m256i)x, low_byte));
+  return (Words)_mm256_shuffle_epi8((__m256i)v, index);
+}
+
+inline Words multiply_low(Words a, Words b) {
+  return (Words)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+}
+
+#else
+
+inline Ints xor_lanes(Ints v, const uint64_t& x) {
+  const uint64_t low = x % kLanes;
+  return Ints{v[low], v[1 ^ low], v[2 ^ low], v[3 ^ low]};
+}
+
+inline Ints sign_bits(const uint64_t& word, int part) {
+  const int32_t bits = static_cast<int32_t>(word >> (part * kLanes));
+  const Ints lane = {1, 2, 4, 8};
+  const Ints chosen = (Ints{bits, bits, bits, bits} & lane) == lane;
+  return chosen & Ints{INT32_MIN, INT32_MIN, INT32_MIN, INT32_MIN};
+}
+
+inline uint64_t at_least(Ints v, int32_t threshold) {
+  return static_cast<uint64_t>(v[0] >= threshold) | static_cast<uint64_t>(v[1] >= threshold) << 1 |
+         static_cast<uint64_t>(v[2] >= threshold) << 2 |
+         static_cast<uint64_t>(v[3] >= threshold) << 3;
+}
+
+inline Words xor_bytes(Words v, Words x) {
+  const Words swap8 = (0 - (x & 1)) & 0x00FF00FF00FF00FFULL;
+  const Words swap16 = (0 - (x >> 1 & 1)) & 0x0000FFFF0000FFFFULL;
+  const Words swap32 = (0 - (x >> 2 & 1)) & 0x00000000FFFFFFFFULL;
+  Words t = (v ^ (v >> 8)) & swap8;
+  v ^= t ^ (t << 8);
+  t = (v ^ (v >> 16)) & swap16;
+  v ^= t ^ (t << 16);
+  t = (v ^ (v >> 32)) & swap32;
+  return v ^ t ^ (t << 32);
+}
+
+inline Words multiply_low(Words a, Words b) { return (a & 0xFFFFFFFF) * (b & 0xFFFFFFFF); }
+
+#endif
+
+}  // namespace
+}  // namespace gsdist

@@ -1,0 +1,1 @@
+"""Offer gsdist on the command line."""

@@ -1,0 +1,230 @@
+"""Train a workload: `gsdist train WORKLOAD`."""
+
+import dataclasses
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from gsdist.errors import ConfigError
+from gsdist.reducers import REDUCER_CONFIGS, SparseConfig
+from gsdist.training import (
+    RunConfig,
+    RunSummary,
+    TrainConfig,
+    Trainer,
+    detect_launch,
+    process_group,
+)
+from gsdist.workloads import (
+    ClassificationConfig,
+    ClassificationWorkload,
+    LanguageConfig,
+    LanguageWorkload,
+)
+
+__all__ = ["main", "parse"]
+
+_WORKLOADS: dict[str, tuple[Any, Any]] = {
+    "classification": (ClassificationConfig, ClassificationWorkload),
+    "language": (LanguageConfig, LanguageWorkload),
+}
+_DEFAULT_REDUCER = "gs-sgd"
+_OPTIMIZERS = {
+    "sgd": TrainConfig(),
+    "adamw": TrainConfig(optimizer="adamw", learning_rate=2e-3, weight_decay=0.1),
+}
+"""Settings that suit each optimizer; options change them."""
+_USAGE = """\
+usage: gsdist train WORKLOAD [OPTIONS]
+
+Train a workload on one or many workers.
+
+workloads:
+  classification   image classification by cross-entropy
+  language         byte-level language modelling with a GPT
+
+`gsdist train WORKLOAD --help` lists the options.
+"""
+_DESCRIPTION = """\
+Train a model on one or many workers.
+
+Options override the settings of --config; every run writes its own file.
+
+Those beginning with --reducer. depend on the value of --reducer.
+
+examples:
+  gsdist train classification --data digits --model mlp --epochs 5
+  torchrun --nproc-per-node 2 -m gsdist train classification \\
+      --reducer gs-sgd --reducer.density 0.01 --model resnet20 \\
+      --data cifar10 --checkpoint-every 500
+  torchrun --nproc-per-node 2 -m gsdist train classification \\
+      --config runs/latest/config.toml --resume
+  torchrun --nproc-per-node 2 -m gsdist train language \\
+      --model gpt-1m --data shakespeare --optimizer adamw --steps 500
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse the arguments, train, and print or write the summary."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        return 0 if arguments else 2
+    name = arguments[0]
+    if name not in _WORKLOADS:
+        raise ConfigError(f"unknown workload {name!r}; expected one of {', '.join(_WORKLOADS)}")
+    run, json_target = parse(name, arguments[1:])
+    launch = detect_launch()
+    with process_group(launch, timedelta(seconds=run.train.timeout)):
+        summary = Trainer(run, _WORKLOADS[name][1](run.workload)).run()
+    if launch.rank == 0:
+        _print_summary(summary, run.train, json_target)
+    return 0
+
+
+def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | None]:
+    """Turn options into settings: those given, else those of --config, else the defaults.
+
+    Returns the settings and where to write the summary as JSON. Prints a message and raises SystemExit
+    for unknown options and values that are no such type.
+
+    Raises:
+        ConfigError: a value out of range, or a file that is not a configuration.
+    """
+    file = _peek(arguments, "--config")
+    tables = _read_toml(Path(file)) if file is not None else {}
+    file_reducer = tables.get("reducer", {}).get("name")
+    reducer = _peek(arguments, "--reducer") or file_reducer or _DEFAULT_REDUCER
+    if reducer not in REDUCER_CONFIGS:
+        raise ConfigError(
+            f"unknown reducer {reducer!r}; expected one of {', '.join(REDUCER_CONFIGS)}"
+        )
+    if reducer != file_reducer:
+        tables.pop("reducer", None)  # the settings of another exchange method
+    file_optimizer = tables.get("train", {}).get("optimizer")
+    optimizer = _peek(arguments, "--optimizer") or file_optimizer or "sgd"
+    options_class = _options_class(workload, reducer, optimizer)
+    defaults = options_class()
+    if file is not None:
+        defaults = _parse_file(options_class, workload, tables, file)
+    options = tyro.cli(
+        options_class,
+        args=list(arguments),
+        default=defaults,
+        prog=f"gsdist train {workload}",
+        description=_DESCRIPTION,
+    )
+    run = RunConfig(
+        workload_name=workload,
+        workload=options.workload,
+        reducer=options.reducer,
+        train=options.train,
+    )
+    return run, options.json
+
+
+def _options_class(workload: str, reducer: str, optimizer: str) -> Any:
+    """Make a dataclass of all options; those of workload and training stand at the top level."""
+    workload_class = _WORKLOADS[workload][0]
+    train = _OPTIMIZERS.get(optimizer, _OPTIMIZERS["sgd"])  # tyro refuses other names
+    settings: Any = REDUCER_CONFIGS[reducer]()
+    if isinstance(settings, SparseConfig) and train.optimizer == "sgd":
+        # The trainer owns the optimizer, so momentum correction is the default where it has momentum.
+        settings = dataclasses.replace(settings, momentum="local")
+    top_level = tyro.conf.arg(name="")
+
+    def option(kind: Any, default: Any, **settings: Any) -> tuple[Any, Any]:
+        return Annotated[kind, tyro.conf.arg(**settings)], dataclasses.field(default=default)
+
+    names = Literal[tuple(REDUCER_CONFIGS)]  # type: ignore[valid-type]
+    fields = {
+        "config": option(
+            Path | None, None, help="Read settings from a TOML file like the config.toml of a run."
+        ),
+        "json": option(
+            str | None, None, help="Write the summary as JSON to this file; - is standard output."
+        ),
+        "reducer_name": option(names, reducer, name="reducer", help="How gradients are exchanged."),
+        "workload": (
+            Annotated[workload_class, top_level],
+            dataclasses.field(default=workload_class()),
+        ),
+        "train": (Annotated[TrainConfig, top_level], dataclasses.field(default=train)),
+        "reducer": (type(settings), dataclasses.field(default=settings)),
+    }
+    return dataclasses.make_dataclass(
+        "Options",
+        [(name, kind, field) for name, (kind, field) in fields.items()],
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def _peek(arguments: Sequence[str], option: str) -> str | None:
+    """Find the value of an option that decides which other options there are."""
+    found = None
+    for position, argument in enumerate(arguments):
+        if argument == option and position + 1 < len(arguments):
+            found = arguments[position + 1]
+        elif argument.startswith(option + "="):
+            found = argument.partition("=")[2]
+    return found
+
+
+def _read_toml(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read --config {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"--config {file} is not TOML: {error}") from error
+    for name, table in content.items():
+        if name not in ("workload", "reducer", "train") or not isinstance(table, dict):
+            raise ConfigError(
+                f"--config {file}: unexpected {name!r}; expected the tables [workload], [reducer] and [train]"
+            )
+    return content
+
+
+def _parse_file(
+    options_class: Any, workload: str, tables: Mapping[str, Mapping[str, Any]], file: str
+) -> Any:
+    """Check the values of a file as if they had been given as options."""
+    if tables.get("workload", {}).get("name", workload) != workload:
+        raise ConfigError(
+            f"--config {file} is for the workload {tables['workload']['name']!r}, not {workload!r}"
+        )
+    arguments: list[str] = []
+    for table, values in tables.items():
+        for name, value in values.items():
+            if name == "name":
+                continue
+            prefix = "reducer." if table == "reducer" else ""
+            arguments.append(f"--{prefix}{name.replace('_', '-')}")
+            arguments += [str(item) for item in (value if isinstance(value, list) else [value])]
+    try:
+        return tyro.cli(
+            options_class, args=arguments, add_help=False, config=(tyro.conf.FlagConversionOff,)
+        )
+    except SystemExit:
+        print(f"gsdist: error: above is about the settings in {file}", file=sys.stderr)
+        raise
+
+
+def _print_summary(summary: RunSummary, train: TrainConfig, json_target: str | None) -> None:
+    if json_target == "-":
+        print(summary.to_json(), end="")
+        return
+    if json_target is not None:
+        Path(json_target).write_text(summary.to_json())
+    print(
+        f"{summary.primary_metric} {summary.primary:.4f} after {summary.steps} steps "
+        f"({summary.steps_per_s:.2f} steps/s) on {summary.world_size} worker(s)\n"
+        f"payload {summary.payload_bytes_run:,} bytes, dense {summary.dense_bytes_run:,} bytes: "
+        f"{summary.compression:.1f}x compression over the whole run\n"
+        f"summary, metrics and settings in {train.run_dir}"
+    )

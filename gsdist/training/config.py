@@ -1,0 +1,124 @@
+"""Say how a model is trained, whatever the workload and the exchange method."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gsdist.errors import ConfigError
+
+__all__ = ["TrainConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """Configure the training loop. Equal on all ranks; every count is per run unless it says otherwise."""
+
+    epochs: int = 10
+    """Passes over the training data."""
+    steps: int | None = None
+    """Optimizer steps; when given, it ends the run instead of epochs."""
+    batch_size: int = 128
+    """Examples per worker and forward pass."""
+    accumulation: int = 1
+    """Forward passes per optimizer step; the gradient is exchanged once per step."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """What steps: SGD, or AdamW, which language models want (with learning rates near 0.001)."""
+    learning_rate: float = 0.1
+    """Peak learning rate."""
+    schedule: Literal["cosine", "multistep", "constant"] = "cosine"
+    """Course of the learning rate after its warm-up."""
+    lr_warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly to its peak."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """multistep: fractions of the run after which the learning rate is divided by 10."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = False
+    """Use Nesterov's momentum in SGD."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's averages of the gradient and of its square."""
+    weight_decay: float = 1e-4
+    """SGD: L2 penalty on all parameters. AdamW: decoupled decay of all parameters."""
+    clip_norm: float | None = None
+    """Clip the averaged gradient to this norm; gs-sgd clips each worker's own, before compression."""
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    """Automatic mixed precision; fp16 scales the loss."""
+    seed: int = 0
+    """Seed of initialisation, data order and augmentation."""
+    deterministic: bool = False
+    """Make a resumed run give the same bits as an uninterrupted one, at some cost in speed."""
+    find_unused_parameters: bool = False
+    """Passed to DistributedDataParallel: the model may leave parameters without gradient."""
+    bucket_cap_mb: float = 25.0
+    """Passed to DistributedDataParallel: size of a gradient bucket in MiB."""
+    timeout: float = 300.0
+    """Deadline of every collective in seconds."""
+    data_workers: int = 0
+    """Processes per worker that load data; 0 loads in the training process."""
+    evaluate_every: int | None = None
+    """Steps between evaluations; unset: once per epoch. There is always one at the end."""
+    log_every: int = 10
+    """Steps between records in metrics.jsonl."""
+    checkpoint_every: int = 0
+    """Steps between checkpoints; 0 writes none. Otherwise there is always one at the end."""
+    checkpoint_dir: Path | None = None
+    """Where checkpoints go; unset: checkpoints/ in run_dir."""
+    keep: int = 2
+    """Newest checkpoints to keep."""
+    resume: bool = False
+    """Continue from the newest complete checkpoint; start afresh when there is none."""
+    run_dir: Path = Path("runs/latest")
+    """Where config.toml, metrics.jsonl and summary.json go; those of an earlier run are replaced."""
+    progress: bool = True
+    """Show progress on rank 0: a bar in a terminal, plain lines elsewhere."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name in ("epochs", "batch_size", "accumulation", "log_every", "keep"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("steps", "evaluate_every"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, value, "at least 1, or unset")
+        for name in ("lr_warmup_steps", "data_workers", "checkpoint_every", "weight_decay"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name in ("learning_rate", "bucket_cap_mb", "timeout"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "in 0..2**32-1")
+        _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
+        _require(
+            self.momentum > 0 or not self.nesterov,
+            "nesterov", self.nesterov, "false when momentum is 0",
+        )  # fmt: skip
+        _require(
+            self.optimizer == "sgd" or not self.nesterov,
+            "nesterov", self.nesterov, "false with the optimizer adamw",
+        )  # fmt: skip
+        _require(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two in [0, 1)")
+        _require(
+            self.clip_norm is None or self.clip_norm > 0,
+            "clip_norm", self.clip_norm, "positive, or unset",
+        )  # fmt: skip
+        _require(
+            all(0 < mark < 1 for mark in self.milestones)
+            and list(self.milestones) == sorted(set(self.milestones)),
+            "milestones", self.milestones, "rising fractions of the run, each in (0, 1)",
+        )  # fmt: skip
+        for name, allowed in _CHOICES.items():
+            _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {allowed}")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Return the directory of the run's checkpoints."""
+        return self.checkpoint_dir or self.run_dir / "checkpoints"
+
+
+_CHOICES = {
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("cosine", "multistep", "constant"),
+    "amp": ("off", "bf16", "fp16"),
+}
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name}={value!r}; expected {expected}")

@@ -1,0 +1,264 @@
+"""Hold what learns: the model, its DDP wrapper, the optimizer and the gradient exchange.
+
+They refer to each other, so they are built together, and built anew together when the workload replaces
+the model by a smaller one.
+"""
+
+import gc
+import warnings
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD, AdamW, Optimizer
+
+from gsdist.errors import CheckpointError
+from gsdist.integrations.ddp import attach
+from gsdist.reducers import DenseConfig, ExchangeStatistics, ReducerConfig
+from gsdist.training.config import TrainConfig
+from gsdist.training.schedule import make_scheduler
+from gsdist.training.stopwatch import Stopwatch
+from gsdist.workloads import LayoutChange, LossParts, Workload
+
+__all__ = ["Learner"]
+
+_AUTOCAST = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Learner:
+    """Take optimizer steps on a workload's model, with gradients exchanged by a reducer."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        config: TrainConfig,
+        reducer: ReducerConfig,
+        *,
+        total_steps: int,
+        stopwatch: Stopwatch,
+    ) -> None:
+        """Build everything. Collectives: those of DDP's construction and of `attach`."""
+        self._workload = workload
+        self._config = config
+        self._reducer = reducer
+        self._total_steps = total_steps
+        self._stopwatch = stopwatch
+        self._dtype = _AUTOCAST[config.amp]
+        self.learning_rate = 0.0
+        """Learning rate of the last step."""
+        self._scaler = torch.amp.GradScaler("cpu", enabled=config.amp == "fp16")
+        self._wrap(workload.build_model())
+
+    def _wrap(self, model: nn.Module) -> None:
+        # DDP's advice about 1x1 convolutions, whose strides say nothing; nobody can act on it.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        config = self._config
+        self.model = model
+        self._ddp = DistributedDataParallel(
+            model,
+            find_unused_parameters=config.find_unused_parameters,
+            bucket_cap_mb=config.bucket_cap_mb,
+        )
+        self._optimizer = _make_optimizer(model, config)
+        self._scheduler = make_scheduler(self._optimizer, config, self._total_steps)
+        self._exchange = attach(
+            self._ddp, self._reducer, optimizer=self._optimizer, grad_scaler=self._scaler
+        )
+        self._exchange.set_replicated_loss(lambda: self._workload.replicated_loss(self.model))
+        self._mask: Mapping[str, Tensor] | None = None
+        self._update_mask()
+
+    # ---- one step -----------------------------------------------------------------------------------
+
+    def step(self, batches: list[Any], number: int) -> dict[str, Tensor]:
+        """Take optimizer step `number` (from 1) on prepared batches; return this rank's loss terms.
+
+        The loss is the mean over the batches. Collectives: the exchange, in the last backward pass.
+        """
+        terms = self._gradients(batches)
+        with self._stopwatch.phase("optimizer"):
+            if not self._exchange.last_step_skipped or self._scaler.is_enabled():
+                self._update()
+            self.learning_rate = float(self._scheduler.get_last_lr()[0])
+            self._scheduler.step()
+            self._optimizer.zero_grad()
+            self._workload.after_step(self.model, number)
+            change = self._workload.layout_change(self.model, number)
+            if change is not None:
+                self._change_layout(change)
+            self._update_mask()
+        return terms
+
+    def _gradients(self, batches: list[Any]) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        for position, batch in enumerate(batches):
+            last = position == len(batches) - 1
+            with nullcontext() if last else self._ddp.no_sync():
+                with self._stopwatch.phase("forward"):
+                    parts = self._loss(batch)
+                for name, part in parts.items():
+                    share = part.detach() / len(batches)
+                    terms[name] = terms[name] + share if name in terms else share
+                with self._stopwatch.phase("backward"):
+                    self._scaler.scale(parts.total / len(batches)).backward()  # type: ignore[no-untyped-call]
+        return terms
+
+    def _loss(self, batch: Any) -> LossParts:
+        with torch.autocast("cpu", dtype=self._dtype, enabled=self._dtype is not None):
+            return self._workload.loss(self._ddp, batch)
+
+    def _update(self) -> None:
+        clip_norm = self._config.clip_norm
+        if clip_norm is not None and isinstance(self._reducer, DenseConfig):
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+
+    # ---- what a workload changes --------------------------------------------------------------------
+
+    def _update_mask(self) -> None:
+        mask = self._workload.coordinate_mask(self.model)
+        if mask is not self._mask:
+            self._exchange.set_mask(mask)
+            self._mask = mask
+
+    def _change_layout(self, change: LayoutChange) -> None:
+        old_parameters = dict(self.model.named_parameters())
+        old_state = self._optimizer.state
+        scheduler_state = self._scheduler.state_dict()
+        learning_rates = [group["lr"] for group in self._optimizer.param_groups]
+        exchange_state = _cut_named(self._exchange.state_dict(), old_parameters, change.kept)
+        self._wrap(change.model)
+        self._scheduler.load_state_dict(scheduler_state)
+        for group, rate in zip(self._optimizer.param_groups, learning_rates, strict=True):
+            group["lr"] = rate
+        for name, parameter in change.model.named_parameters():
+            old = old_parameters[name]
+            self._optimizer.state[parameter] = {
+                key: _cut(value, change.kept[name])
+                if isinstance(value, Tensor) and value.shape == old.shape
+                else value
+                for key, value in old_state.get(old, {}).items()
+            }
+        self._exchange.load_state_dict(self._fitting(exchange_state))
+        # The old DDP wrapper holds itself in cycles, and its hooks hold parameters both models share.
+        gc.collect()
+
+    def _fitting(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Make the state of parameters that are now too small to be compressed what the exchange expects.
+
+        They keep no residual, and of their momentum the mean over ranks, as it is now applied to averages.
+        Collectives: one all-reduce for each of them.
+        """
+        compressed = self._exchange.state_dict().get("residual", {})
+        residual = state.get("residual", {})
+        for name in sorted(set(residual) - set(compressed)):
+            del residual[name]
+            if "momentum" in state:
+                dist.all_reduce(state["momentum"][name])
+                state["momentum"][name] /= dist.get_world_size()
+        return state
+
+    # ---- what is read and saved ---------------------------------------------------------------------
+
+    @property
+    def num_parameters(self) -> int:
+        """Return d, the number of trained parameters."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    def statistics(self) -> ExchangeStatistics:
+        """Return the counters of this rank's exchange."""
+        return self._exchange.stats()
+
+    def share_buffers(self) -> None:
+        """Give every rank rank 0's buffers (running statistics), as DDP does before a forward pass.
+
+        Collectives: one broadcast per dtype among the buffers.
+        """
+        buffers = [buffer for buffer in self.model.buffers() if buffer.numel()]
+        for dtype in sorted({buffer.dtype for buffer in buffers}, key=str):
+            same = [buffer for buffer in buffers if buffer.dtype == dtype]
+            flat = torch.cat([buffer.reshape(-1) for buffer in same])
+            dist.broadcast(flat, 0)
+            parts = torch.split(flat, [buffer.numel() for buffer in same])
+            for buffer, values in zip(same, parts, strict=True):
+                buffer.copy_(values.view_as(buffer))
+
+    def replicated_state(self) -> dict[str, Any]:
+        """Return the state that is equal on all ranks."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def own_state(self) -> dict[str, Any]:
+        """Return this rank's state of the exchange."""
+        return self._exchange.state_dict()
+
+    def load_state(self, replicated: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        """Restore both.
+
+        Raises:
+            CheckpointError: the state is of a model with other parameters.
+        """
+        try:
+            self.model.load_state_dict(replicated["model"])
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the checkpoint's model is not the one the workload builds: {error}"
+            ) from error
+        self._optimizer.load_state_dict(replicated["optimizer"])
+        self._scheduler.load_state_dict(replicated["scheduler"])
+        self._scaler.load_state_dict(replicated["scaler"])
+        self._exchange.load_state_dict(own)
+        self._update_mask()
+
+
+def _make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
+    if config.optimizer == "adamw":
+        return AdamW(
+            model.parameters(),
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
+    return SGD(
+        model.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+    )
+
+
+def _cut(tensor: Tensor, kept: tuple[Tensor | None, ...]) -> Tensor:
+    """Keep the given indices of each dimension; None keeps all."""
+    for dimension, indices in enumerate(kept):
+        if indices is not None:
+            tensor = tensor.index_select(dimension, indices)
+    return tensor.clone()
+
+
+def _cut_named(
+    state: Mapping[str, Any],
+    old_parameters: Mapping[str, Tensor],
+    kept: Mapping[str, tuple[Tensor | None, ...]],
+) -> dict[str, Any]:
+    """Cut every tensor that stands under a parameter's name; drop those of parameters that are gone."""
+    result: dict[str, Any] = {}
+    for key, value in state.items():
+        if isinstance(value, Mapping):
+            result[key] = _cut_named(value, old_parameters, kept)
+        elif key in old_parameters and isinstance(value, Tensor):
+            if key in kept:
+                result[key] = _cut(value, kept[key])
+        else:
+            result[key] = value
+    return result

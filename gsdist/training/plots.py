@@ -1,0 +1,147 @@
+"""Draw the plots of a report as SVG that takes its colours from the page."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from gsdist.training.summary import RunSummary
+
+__all__ = ["PHASES", "draw_bars", "draw_curves", "phase_seconds"]
+
+_INK = "#010203"
+"""Stands for the page's text colour, which depends on its light or dark mode."""
+_COLOURS = (
+    *("#3a7fd5", "#e0782f", "#3aa57a", "#b35fc9", "#c9a227", "#d14d57"),
+    *("#7fb2ea", "#f0b183", "#86cfb3", "#d6a5e2", "#8a8f98", "#6b4f3a"),
+)
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.2,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+} | dict.fromkeys(
+    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"),
+    _INK,
+)
+_SIZE = (4.4, 2.9)
+_MEBIBYTE = 2**20
+PHASES = (
+    *("data", "forward", "backward", "compensate", "encode", "allreduce_table", "select"),
+    *("allreduce_values", "allreduce_dense", "apply", "optimizer"),
+)
+"""The phases of a step, in their order."""
+
+
+def draw_curves(
+    labelled: Sequence[tuple[str, RunSummary]],
+    *,
+    kind: str,
+    x: str,
+    y: str,
+    axes_labels: tuple[str, str],
+) -> str:
+    """Draw one recorded quantity against another, a line per run; return the SVG element.
+
+    `kind` is "train" or "evaluation"; quantities whose name ends in "bytes" are drawn in MiB.
+    """
+
+    def draw(axes: Axes) -> None:
+        for (label, run), colour in zip(labelled, _cycle(len(labelled)), strict=True):
+            curves = run.curves.get(kind, {})
+            if x in curves and y in curves and any(curves[y]):
+                marker = "o" if len(curves[y]) < 12 else None
+                axes.plot(
+                    _scaled(x, curves[x]),
+                    _scaled(y, curves[y]),
+                    label=label,
+                    color=colour,
+                    marker=marker,
+                    markersize=3,
+                )
+        axes.set_xlabel(axes_labels[0])
+        axes.set_ylabel(axes_labels[1])
+        if x.endswith("bytes"):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        if axes.lines:
+            axes.legend()
+
+    return _svg(draw, name=f"{kind} {x} {y}")
+
+
+def draw_bars(labelled: Sequence[tuple[str, RunSummary]]) -> str:
+    """Draw where the milliseconds of a step went, a stacked bar per run; return the SVG element."""
+    split = [phase_seconds(run) for _, run in labelled]
+    phases = [name for name in PHASES if any(name in seconds for seconds in split)]
+
+    def draw(axes: Axes) -> None:
+        starts = [0.0] * len(labelled)
+        for phase, colour in zip(phases, _cycle(len(phases)), strict=True):
+            widths = [
+                1e3 * seconds.get(phase, 0.0) / max(1, run.steps)
+                for seconds, (_, run) in zip(split, labelled, strict=True)
+            ]
+            axes.barh(
+                range(len(labelled)), widths, left=starts, label=phase, color=colour, height=0.55
+            )
+            starts = [start + width for start, width in zip(starts, widths, strict=True)]
+        axes.set_yticks(range(len(labelled)), [label for label, _ in labelled])
+        axes.invert_yaxis()
+        axes.set_xlabel("milliseconds per step")
+        axes.grid(axis="y", visible=False)
+        axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1.0), fontsize=8)
+
+    return _svg(draw, name="phases")
+
+
+def phase_seconds(run: RunSummary) -> dict[str, float]:
+    """Split the training time of a run into phases that do not overlap.
+
+    The exchange runs in a thread of its own while backward waits for it at the end, so its phases are taken
+    out of "backward"; where they overlap with computing, that part is counted as exchange.
+    """
+    prefix = "exchange: "
+    seconds = {name.removeprefix(prefix): value for name, value in run.phase_seconds.items()}
+    exchange = sum(value for name, value in run.phase_seconds.items() if name.startswith(prefix))
+    seconds["backward"] = max(0.0, seconds.get("backward", 0.0) - exchange)
+    return {name: seconds[name] for name in PHASES if name in seconds}
+
+
+def _svg(draw: Callable[[Axes], None], *, name: str) -> str:
+    # A salt per figure keeps the ids of clip paths apart on the common page.
+    with matplotlib.rc_context(_STYLE), matplotlib.rc_context({"svg.hashsalt": name}):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        figure.patch.set_alpha(0.0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0.0)
+        draw(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    return re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text)
+    )
+
+
+def _cycle(count: int) -> list[str]:
+    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+
+
+def _scaled(name: str, values: Sequence[float]) -> list[float]:
+    unit = _MEBIBYTE if name.endswith("bytes") else 1
+    return [value / unit for value in values]

@@ -1,0 +1,362 @@
+"""Run a workload: batches in, steps, evaluations, records and checkpoints, until it is done."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+import gsdist
+from gsdist.collectives import require_agreement, share_faults
+from gsdist.errors import ConfigError
+from gsdist.training import metrics, randomness
+from gsdist.training.learner import Learner
+from gsdist.training.progress import open_progress
+from gsdist.training.run_config import RunConfig, flatten
+from gsdist.training.sampling import EvaluationShard, TrainingBatches
+from gsdist.training.stopwatch import Stopwatch
+from gsdist.training.summary import SUMMARY_FILE, RunSummary, curves_of
+from gsdist.workloads import Workload
+
+if TYPE_CHECKING:
+    from gsdist.training.checkpoint import CheckpointStore
+
+__all__ = ["Trainer"]
+
+_TRAINING_PHASES = ("data", "forward", "backward", "optimizer")
+_EXCHANGE = "exchange: "
+_DROPOUT, _AUGMENTATION, _LOADER = 1, 2, 3
+"""Tell apart the streams of random numbers that one seed begets."""
+
+
+class Trainer:
+    """Train one workload on all workers of the open default process group.
+
+    Writes config.toml, metrics.jsonl and summary.json to the run directory (rank 0) and checkpoints as
+    configured. All methods must be called on every rank.
+    """
+
+    def __init__(self, run: RunConfig, workload: Workload) -> None:
+        """Check that all ranks run the same, open the data and build what learns.
+
+        Raises:
+            ConfigMismatch: ranks differ in settings or versions; on every rank.
+            GsdistError: a subclass that says what is wrong with data, model or settings.
+
+        Collectives: agreements, and those of `Learner`.
+        """
+        self._run = run
+        self._config = config = run.train
+        self._workload = workload
+        self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
+        require_agreement(
+            {
+                **flatten(run.tables()),
+                "version of torch": torch.__version__,
+                "version of gsdist": gsdist.__version__,
+            }
+        )
+        if config.deterministic:
+            torch.use_deterministic_algorithms(True)
+        self._stopwatch = Stopwatch()
+        with share_faults():
+            exchange = run.exchange()
+            self._open_data()
+            self._total_steps = config.steps or config.epochs * self._steps_per_epoch
+            randomness.seed_everything(config.seed)
+        self._learner = Learner(
+            workload,
+            config,
+            exchange,
+            total_steps=self._total_steps,
+            stopwatch=self._stopwatch,
+        )
+        # Dropout and augmentation draw from sources that differ between workers.
+        randomness.seed_everything(randomness.derive_seed(config.seed, _DROPOUT, self._rank))
+        self._augmentation = randomness.generator_for(config.seed, _AUGMENTATION, self._rank)
+        self._step = 0
+        self._epoch = 0
+        self._batch = 0
+        self._unlogged: list[dict[str, Tensor]] = []
+        self._store = _open_store(run) if config.checkpoint_every or config.resume else None
+
+    def _open_data(self) -> None:
+        config = self._config
+        self._training_data = self._workload.training_dataset()
+        self._evaluation_data = self._workload.evaluation_dataset()
+        self._batches = TrainingBatches(
+            len(self._training_data),  # type: ignore[arg-type]
+            batch_size=config.batch_size,
+            rank=self._rank,
+            world_size=self._world_size,
+            seed=config.seed,
+        )
+        self._steps_per_epoch = self._batches.batches_per_epoch // config.accumulation
+        if self._steps_per_epoch == 0:
+            raise ConfigError(
+                f"accumulation={config.accumulation}, but an epoch has only "
+                f"{self._batches.batches_per_epoch} batches per worker; lower accumulation or batch_size"
+            )
+
+    # ---- the run ------------------------------------------------------------------------------------
+
+    def run(self) -> RunSummary:
+        """Train to the end, from the start or from the newest checkpoint, and return the summary.
+
+        Raises:
+            CheckpointError: the checkpoints there do not fit this run, or one cannot be written.
+            GsdistError: what the exchange raises, alike on every rank.
+
+        Collectives: those of the exchange in every step; a few all-reduces per record and evaluation.
+        """
+        resumed = self._resume()
+        self._open_outputs(resumed)
+        try:
+            results = None
+            while self._step < self._total_steps:
+                results = self._train_epoch()
+            if results is None:
+                results = self._evaluate()
+            return self._finish(results)
+        finally:
+            self._progress.close()
+            for writer in self._writers:
+                writer.close()
+
+    def _train_epoch(self) -> dict[str, float] | None:
+        """Train to the end of the epoch or run; return the metrics if it ended with an evaluation."""
+        config = self._config
+        results = None
+        batches = self._load_batches()
+        while True:
+            with self._stopwatch.phase("data"):
+                step_batches = [next(batches) for _ in range(config.accumulation)]
+            self._unlogged.append(self._learner.step(step_batches, self._step + 1))
+            self._advance()
+            done = self._step == self._total_steps
+            epoch_ended = self._batch == 0
+            loss = None
+            if self._step % config.log_every == 0 or done:
+                loss = self._log_training()
+            self._progress.advance(self._step, loss)
+            due = epoch_ended if config.evaluate_every is None else False
+            if config.evaluate_every is not None:
+                due = self._step % config.evaluate_every == 0
+            results = self._evaluate() if due or done else None
+            if config.checkpoint_every and (self._step % config.checkpoint_every == 0 or done):
+                self._save()
+            if done or epoch_ended:
+                return results
+
+    def _advance(self) -> None:
+        self._step += 1
+        self._batch += self._config.accumulation
+        if self._batch == self._steps_per_epoch * self._config.accumulation:
+            self._epoch, self._batch = self._epoch + 1, 0
+
+    def _load_batches(self) -> Iterator[Any]:
+        """Yield prepared training batches from where the run stands to the end of the epoch."""
+        self._batches.epoch, self._batches.first_batch = self._epoch, self._batch
+        # A generator of its own: the loader draws a seed from it, which must not move the run's sources.
+        loader = DataLoader(
+            self._training_data,
+            batch_sampler=self._batches,
+            num_workers=self._config.data_workers,
+            generator=randomness.generator_for(self._config.seed, _LOADER, self._rank, self._epoch),
+        )
+        for batch in loader:
+            yield self._workload.prepare_batch(batch, training=True, generator=self._augmentation)
+
+    # ---- evaluation and records ---------------------------------------------------------------------
+
+    def _evaluate(self) -> dict[str, float]:
+        """Evaluate on all ranks and record the metrics. Collectives: buffers; one all-reduce."""
+        with self._stopwatch.phase("evaluate"):
+            self._learner.share_buffers()
+            loader = DataLoader(
+                self._evaluation_data,
+                batch_size=self._config.batch_size,
+                sampler=EvaluationShard(
+                    len(self._evaluation_data),  # type: ignore[arg-type]
+                    rank=self._rank,
+                    world_size=self._world_size,
+                ),
+                num_workers=self._config.data_workers,
+                generator=torch.Generator(),
+            )
+            prepared = (self._workload.prepare_batch(batch, training=False) for batch in loader)
+            shares = self._workload.evaluate(self._learner.model, prepared)
+            names = sorted(shares)
+            sums = torch.tensor([shares[name] for name in names], dtype=torch.float64)
+            dist.all_reduce(sums)
+        results = {
+            name: total / max(1.0, count)
+            for name, (total, count) in zip(names, sums.tolist(), strict=True)
+        }
+        self._record({"kind": "evaluation", **results})
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
+        self._progress.note(f"step {self._step}: evaluation  {shown}")
+        return results
+
+    def _log_training(self) -> float:
+        """Record the mean loss since the last record. Collectives: one all-reduce."""
+        names = sorted(self._unlogged[0])
+        rows = torch.stack(
+            [torch.stack([terms[name] for name in names]) for terms in self._unlogged]
+        )
+        means = rows.double().mean(0)
+        dist.all_reduce(means)
+        self._unlogged.clear()
+        parts = dict(zip(names, (means / self._world_size).tolist(), strict=True))
+        loss = math.fsum(parts.values())
+        statistics = self._learner.statistics()
+        self._record(
+            {
+                "kind": "train",
+                "loss": loss,
+                **(
+                    {f"loss/{name}": value for name, value in parts.items()}
+                    if len(parts) > 1
+                    else {}
+                ),
+                "learning_rate": self._learner.learning_rate,
+                "residual_norm": statistics.residual_norm,
+                "dense_bytes": statistics.dense_bytes,
+                "seconds": self._training_seconds(),
+            }
+        )
+        return loss
+
+    def _record(self, record: dict[str, Any]) -> None:
+        record |= {
+            "step": self._step,
+            "epoch": self._epoch,
+            "payload_bytes": self._learner.statistics().payload_bytes,
+        }
+        for writer in self._writers:
+            writer.write(record)
+
+    def _training_seconds(self) -> float:
+        return sum(self._stopwatch.seconds.get(phase, 0.0) for phase in _TRAINING_PHASES)
+
+    # ---- outputs ------------------------------------------------------------------------------------
+
+    def _open_outputs(self, resumed_at: int | None) -> None:
+        config = self._config
+        self._writers: list[metrics.MetricWriter] = []
+        if self._rank == 0:
+            config.run_dir.mkdir(parents=True, exist_ok=True)
+            _write(config.run_dir / "config.toml", self._run.to_toml())
+            self._writers = metrics.open_writers(config.run_dir, after_step=resumed_at)
+        self._progress = open_progress(
+            self._total_steps,
+            enabled=config.progress and self._rank == 0,
+            label=self._run.reducer_name,
+            start=self._step,
+        )
+        if resumed_at is not None:
+            self._progress.note(f"resumed after step {resumed_at}")
+
+    def _finish(self, results: dict[str, float]) -> RunSummary:
+        statistics = self._learner.statistics()
+        seconds = self._stopwatch.seconds | {
+            _EXCHANGE + phase: value for phase, value in statistics.seconds.items()
+        }
+        training_seconds = self._training_seconds()
+        summary = RunSummary(
+            workload=self._workload.name,
+            model=getattr(self._run.workload, "model", type(self._learner.model).__name__),
+            data=getattr(self._run.workload, "data", type(self._training_data).__name__),
+            reducer=self._run.reducer_name,
+            world_size=self._world_size,
+            num_parameters=self._learner.num_parameters,
+            steps=self._step,
+            steps_per_s=self._step / training_seconds if training_seconds else 0.0,
+            primary_metric=self._workload.primary_metric,
+            metrics=results,
+            payload_bytes_run=statistics.payload_bytes,
+            dense_bytes_run=statistics.dense_bytes,
+            payload_bytes_last_step=statistics.payload_bytes_last_step,
+            skipped_steps=statistics.skipped_steps,
+            phase_seconds=seconds,
+            curves={},
+            config=self._run.tables(),
+            config_hash=self._run.fingerprint(),
+            versions={"gsdist": gsdist.__version__, "torch": torch.__version__},
+        )
+        if self._rank == 0:
+            directory = self._config.run_dir
+            summary.curves.update(curves_of(metrics.read_records(directory / metrics.FILE_NAME)))
+            _write(directory / SUMMARY_FILE, summary.to_json())
+        return summary
+
+    # ---- checkpoints --------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        assert self._store is not None
+        with self._stopwatch.phase("checkpoint"):
+            self._store.save(
+                self._step,
+                replicated={
+                    "learner": self._learner.replicated_state(),
+                    "position": {"step": self._step, "epoch": self._epoch, "batch": self._batch},
+                },
+                own={
+                    "exchange": self._learner.own_state(),
+                    "randomness": randomness.capture(self._augmentation),
+                    "unlogged": self._unlogged,
+                    "seconds": self._stopwatch.seconds,
+                },
+            )
+
+    def _resume(self) -> int | None:
+        """Restore the newest checkpoint if there is one and it is wanted; return its step."""
+        if not self._config.resume:
+            self._refuse_foreign_checkpoints()
+            return None
+        assert self._store is not None
+        found = self._store.newest()
+        if found is None:
+            return None
+        replicated, own = self._store.load(found)
+        self._learner.load_state(replicated["learner"], own["exchange"])
+        position = replicated["position"]
+        self._step, self._epoch, self._batch = (
+            position[name] for name in ("step", "epoch", "batch")
+        )
+        self._unlogged = own["unlogged"]
+        self._stopwatch.seconds.update(own["seconds"])
+        randomness.restore(own["randomness"], self._augmentation)
+        return self._step
+
+    def _refuse_foreign_checkpoints(self) -> None:
+        with share_faults():
+            if self._config.checkpoint_every and any(self._config.checkpoints.glob("step-*")):
+                raise ConfigError(
+                    f"{self._config.checkpoints} already holds checkpoints; continue them with resume "
+                    "(--resume), delete them, or name another run_dir or checkpoint_dir"
+                )
+
+
+def _open_store(run: RunConfig) -> "CheckpointStore":
+    # torch.distributed.checkpoint takes a second to import, and many runs save nothing.
+    from gsdist.training.checkpoint import CheckpointStore
+
+    return CheckpointStore(
+        run.train.checkpoints,
+        keep=run.train.keep,
+        config=run.course(),
+        config_hash=run.fingerprint(),
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file in one step, so that no reader sees half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)

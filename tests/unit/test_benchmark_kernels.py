@@ -1,0 +1,56 @@
+"""The kernel benchmark's report: programs read its JSON. Nothing here asserts a time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gsdist._native")
+pytestmark = pytest.mark.skipif(
+    shutil.which("c++") is None and shutil.which("g++") is None, reason="needs a C++ compiler"
+)
+
+from benchmarks.kernels.__main__ import main  # noqa: E402
+
+TINY = ["--dimensions", "4096", "--rows", "3", "--columns", "256", "512", "--rounds", "2"]
+RATIOS = (
+    "encode_over_read",
+    "select_over_read",
+    "encode_vs_per_coordinate",
+    "encode_vs_torch_scatter",
+)
+
+
+def check_report(report: dict[str, object]) -> None:
+    assert report["schema"] == 1
+    for key in RATIOS:
+        value = report[key]
+        assert isinstance(value, float)
+        assert value > 0
+    environment = report["environment"]
+    assert isinstance(environment, dict)
+    assert {"commit", "dirty", "torch", "numpy", "cpu", "simd_level", "threads", "date"} <= set(
+        environment
+    )
+    rows = report["results"]
+    assert isinstance(rows, list)
+    operations = ["encode", "estimate", "heavy_hitters", "top_k"]
+    assert [row["operation"] for row in rows] == 2 * operations
+    assert all(seconds > 0 for row in rows for seconds in row["seconds"].values())
+
+
+def test_json_on_standard_output_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*TINY, "--json", "-"])
+    captured = capsys.readouterr()
+    check_report(json.loads(captured.out))
+    assert "heavy_hitters" in captured.err
+
+
+def test_json_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "kernels.json"
+    main([*TINY, "--threads", "2", "--json", str(path)])
+    check_report(json.loads(path.read_text()))
+    assert "heavy_hitters" in capsys.readouterr().out

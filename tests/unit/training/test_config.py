@@ -1,0 +1,112 @@
+"""TrainConfig and RunConfig: what is refused, and when two runs count as the same."""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gsdist.errors import ConfigError
+from gsdist.reducers import DenseConfig, GsSgdConfig
+from gsdist.training import RunConfig, TrainConfig
+from gsdist.workloads import ClassificationConfig
+
+
+def run_config(reducer: Any = None, **train: Any) -> RunConfig:
+    return RunConfig(
+        train=TrainConfig(**train),
+        reducer=reducer or DenseConfig(),
+        workload_name="classification",
+        workload=ClassificationConfig(data="digits", model="mlp"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("steps", 0),
+        ("batch_size", 0),
+        ("accumulation", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", -1.0),
+        ("schedule", "linear"),
+        ("lr_warmup_steps", -1),
+        ("milestones", (0.5, 0.5)),
+        ("milestones", (0.5, 1.0)),
+        ("momentum", 1.0),
+        ("weight_decay", -1e-4),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("clip_norm", 0.0),
+        ("amp", "fp8"),
+        ("evaluate_every", 0),
+        ("checkpoint_every", -1),
+        ("keep", 0),
+        ("timeout", 0.0),
+    ],
+)
+def test_bad_value_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{field}=") as caught:
+        TrainConfig(**{field: value})
+    assert repr(value) in str(caught.value)
+
+
+def test_nesterov_needs_momentum() -> None:
+    with pytest.raises(ConfigError, match="nesterov"):
+        TrainConfig(momentum=0.0, nesterov=True)
+
+
+def test_deterministic_reaches_the_reducer() -> None:
+    for reducer in (DenseConfig(), GsSgdConfig()):
+        assert not run_config(reducer).exchange().deterministic
+        assert run_config(reducer, deterministic=True).exchange().deterministic
+
+
+def test_clip_norm_reaches_a_compressed_exchange_only() -> None:
+    exchange = run_config(GsSgdConfig(), clip_norm=2.0).exchange()
+    assert isinstance(exchange, GsSgdConfig) and exchange.clip_norm == 2.0
+    assert run_config(DenseConfig(), clip_norm=2.0).exchange() == DenseConfig()
+    with pytest.raises(ConfigError, match="clip_norm"):
+        run_config(GsSgdConfig(clip_norm=1.0), clip_norm=2.0).exchange()
+
+
+def test_toml_holds_every_setting() -> None:
+    run = run_config(
+        GsSgdConfig(density_ladder=(0.06, 0.02), density_ladder_steps=3),
+        milestones=(0.25, 0.5),
+        run_dir=Path('odd "name"'),
+    )
+    tables = tomllib.loads(run.to_toml())
+    assert tables["reducer"].pop("name") == "gs-sgd"
+    assert tables["workload"].pop("name") == "classification"
+    for table, settings in (
+        ("reducer", run.reducer),
+        ("train", run.train),
+        ("workload", run.workload),
+    ):
+        for field in dataclasses.fields(settings):
+            value = getattr(settings, field.name)
+            if value is None:
+                assert field.name not in tables[table]
+            elif isinstance(value, tuple):
+                assert tuple(tables[table][field.name]) == value
+            else:
+                assert tables[table][field.name] == (
+                    str(value) if isinstance(value, Path) else value
+                )
+
+
+def test_fingerprint_ignores_bookkeeping_only() -> None:
+    plain = run_config()
+    same = run_config(resume=True, run_dir=Path("elsewhere"), log_every=1, keep=5, evaluate_every=7)
+    assert same.fingerprint() == plain.fingerprint()
+    for change in ({"seed": 1}, {"learning_rate": 0.2}, {"steps": 5}, {"deterministic": True}):
+        assert run_config(**change).fingerprint() != plain.fingerprint()
+    assert run_config(DenseConfig(wire_dtype="float16")).fingerprint() != plain.fingerprint()
+
+
+def test_a_constant_schedule_may_be_made_longer() -> None:
+    short, long = (run_config(schedule="constant", steps=steps) for steps in (5, 50))
+    assert short.fingerprint() == long.fingerprint()
