@@ -54,8 +54,8 @@ def compensate(
 
     With g = scale * gradient, the update is g without momentum; else it is u = momentum_factor *
     momentum + g, and with Nesterov g + momentum_factor * u. Only `out` is written. All arrays are
-    float32, 1-D, of one length; a residual of None stands for zeros. `out` may be one of the
-    inputs.
+    float32, 1-D, of one length; a residual of None stands for zeros. `out` must not overlap
+    the inputs.
 
     Raises:
         ConfigError: the lengths differ, or there is a momentum factor or Nesterov without momentum.
