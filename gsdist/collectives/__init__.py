@@ -3,22 +3,27 @@
 from gsdist.collectives.agreement import gather_json, require_agreement, share_faults
 from gsdist.collectives.all_gather import all_gather_equal
 from gsdist.collectives.all_reduce import all_reduce_sum, start_all_reduce_sum
+from gsdist.collectives.local_group import LocalGroup, run_together
 from gsdist.collectives.point_to_point import (
     broadcast_from,
     gather_to,
     receive_from,
     send_to,
 )
+from gsdist.collectives.ranks import rank_of
 from gsdist.collectives.tree import tree_all_reduce_sum
 
 __all__ = [
+    "LocalGroup",
     "all_gather_equal",
     "all_reduce_sum",
     "broadcast_from",
     "gather_json",
     "gather_to",
+    "rank_of",
     "receive_from",
     "require_agreement",
+    "run_together",
     "send_to",
     "share_faults",
     "start_all_reduce_sum",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from gsdist.collectives.ranks import rank_of
 from gsdist.errors import ConfigError, ConfigMismatch, GsdistError
 
 __all__ = ["gather_json", "require_agreement", "share_faults"]
@@ -19,19 +20,15 @@ def gather_json(payload: Any, group: dist.ProcessGroup | None = None) -> list[An
     """Gather one JSON-serialisable value from every rank, in rank order.
 
     JSON instead of pickle: nothing received from the network is ever executed.
-    Collectives: two all-gathers (lengths, then padded bytes), on CPU tensors or on the current CUDA
-    device when the backend is NCCL.
+    Collectives: two all-gathers (lengths, then padded bytes) of CPU tensors.
     """
-    device = _group_device(group)
-    encoded = torch.frombuffer(bytearray(json.dumps(payload).encode()), dtype=torch.uint8).to(
-        device
-    )
-    length = torch.tensor([encoded.numel()], dtype=torch.int64, device=device)
+    encoded = torch.frombuffer(bytearray(json.dumps(payload).encode()), dtype=torch.uint8)
+    length = torch.tensor([encoded.numel()], dtype=torch.int64)
     world_size = dist.get_world_size(group)
     lengths = [torch.empty_like(length) for _ in range(world_size)]
     dist.all_gather(lengths, length, group=group)
     longest = max(int(size) for size in lengths)
-    padded = torch.zeros(longest, dtype=torch.uint8, device=device)
+    padded = torch.zeros(longest, dtype=torch.uint8)
     padded[: encoded.numel()] = encoded
     received = [torch.empty_like(padded) for _ in range(world_size)]
     dist.all_gather(received, padded, group=group)
@@ -73,7 +70,7 @@ def require_agreement(
         for name in differing
     ]
     raise ConfigMismatch(
-        f"rank {dist.get_rank(group)}/{len(gathered)}: the {subject} differs between ranks; "
+        f"rank {rank_of(group)}/{len(gathered)}: the {subject} differs between ranks; "
         "start every rank with the same settings and versions:\n" + "\n".join(lines)
     )
 
@@ -98,9 +95,3 @@ def share_faults(group: dist.ProcessGroup | None = None) -> Iterator[None]:
     quoted = [f"rank {rank}: {text}" for rank, text in enumerate(faults) if text is not None]
     if quoted:
         raise ConfigError("another rank refused its set-up: " + "; ".join(quoted))
-
-
-def _group_device(group: dist.ProcessGroup | None) -> torch.device:
-    if dist.get_backend(group) == "nccl":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")

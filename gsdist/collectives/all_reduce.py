@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch.distributed as dist
 from torch import Tensor
 
+from gsdist.collectives.ranks import rank_of
 from gsdist.errors import CollectiveError
 
 __all__ = ["all_reduce_sum", "start_all_reduce_sum", "translated"]
@@ -48,7 +49,7 @@ def translated(buffer: Tensor, group: dist.ProcessGroup | None, phase: str) -> I
         yield
     except RuntimeError as error:
         raise CollectiveError(
-            f"rank {dist.get_rank(group)}/{dist.get_world_size(group)}: {phase} failed on "
+            f"rank {rank_of(group)}/{dist.get_world_size(group)}: {phase} failed on "
             f"{buffer.numel()} x {buffer.dtype} ({error}); a peer has left or is stuck, look at the "
             "first error among all ranks"
         ) from error

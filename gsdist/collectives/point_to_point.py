@@ -5,6 +5,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gsdist.collectives.all_reduce import translated
+from gsdist.collectives.ranks import rank_of
 
 __all__ = ["broadcast_from", "gather_to", "receive_from", "send_to"]
 
@@ -18,7 +19,7 @@ def send_to(rank: int, buffer: Tensor, group: dist.ProcessGroup | None, *, phase
     Collectives: one point-to-point message.
     """
     with translated(buffer, group, phase):
-        dist.send(buffer, group=group, group_dst=rank)
+        _resolve(group).send([buffer], rank, 0).wait()
 
 
 def receive_from(rank: int, buffer: Tensor, group: dist.ProcessGroup | None, *, phase: str) -> None:
@@ -27,7 +28,7 @@ def receive_from(rank: int, buffer: Tensor, group: dist.ProcessGroup | None, *, 
     Raises and issues the same as `send_to`.
     """
     with translated(buffer, group, phase):
-        dist.recv(buffer, group=group, group_src=rank)
+        _resolve(group).recv([buffer], rank, 0).wait()
 
 
 def broadcast_from(
@@ -54,10 +55,17 @@ def gather_to(
 
     Collectives: one gather.
     """
-    receives = dist.get_rank(group) == rank
+    receives = rank_of(group) == rank
     gathered = (
         [torch.empty_like(buffer) for _ in range(dist.get_world_size(group))] if receives else []
     )
     with translated(buffer, group, phase):
         dist.gather(buffer, gathered or None, group=group, group_dst=rank)
     return gathered
+
+
+def _resolve(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    # dist.recv looks its group up in torch's registry, where a LocalGroup is not.
+    resolved = dist.group.WORLD if group is None else group
+    assert resolved is not None, "the default process group is not initialised"
+    return resolved

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gsdist.collectives.point_to_point import receive_from, send_to
+from gsdist.collectives.ranks import rank_of
 
 __all__ = ["tree_all_reduce_sum"]
 
@@ -21,7 +22,7 @@ def tree_all_reduce_sum(buffer: Tensor, group: dist.ProcessGroup | None, *, phas
 
     Collectives: point-to-point messages of the buffer's size; rank 0 receives and sends ceil(log2 P) of them.
     """
-    rank, world_size = dist.get_rank(group), dist.get_world_size(group)
+    rank, world_size = rank_of(group), dist.get_world_size(group)
     received = torch.empty_like(buffer)
     distance = 1
     while distance < world_size and rank % (2 * distance) == 0:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gsdist.collectives import all_reduce_sum, require_agreement
+from gsdist.collectives import all_reduce_sum, rank_of, require_agreement
 from gsdist.errors import ConfigError, ConfigMismatch, NonFiniteGradient
 from gsdist.reducers.agreement_lanes import all_agree, bit_lanes
 from gsdist.reducers.config import CompressedConfig, SparseConfig
@@ -328,7 +328,7 @@ class CompressedReducer(ABC):
         finite = self._finite
         self._clear_step()
         if raises:
-            rank = dist.get_rank(self._group)
+            rank = rank_of(self._group)
             raise NonFiniteGradient(
                 f"rank {rank}/{self._world_size} step {self._step}: some rank's gradient holds NaN or "
                 f"infinity (this rank's {'does not' if finite else 'does'}); no residual, momentum or "

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gsdist.collectives import broadcast_from, receive_from, send_to
+from gsdist.collectives import broadcast_from, rank_of, receive_from, send_to
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.config import SparseConfig, check_fields
 from gsdist.reducers.layout import FlatLayout
@@ -57,7 +57,7 @@ class GTopKReducer(CompressedReducer):
     ) -> None:
         super().__init__(layout, config, group, momentum=momentum, loss_scaled=loss_scaled)
         self._config = config
-        self._rank = dist.get_rank(group)
+        self._rank = rank_of(group)
         self._dropped: list[tuple[Tensor, Tensor]] = []
 
     def _exchange(self) -> Update | None:

@@ -29,7 +29,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gsdist.collectives import tree_all_reduce_sum
+from gsdist.collectives import rank_of, tree_all_reduce_sum
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.gs_sgd_config import ExchangeSizes, GsSgdConfig
 from gsdist.reducers.layout import FlatLayout
@@ -68,7 +68,7 @@ class GsSgdReducer(CompressedReducer):
         cell_bytes = 4 if config.wire_dtype == "float32" else 2
         step_bytes = cell_bytes * config.rows * sizes.columns + 4 * sizes.candidates
         share = step_bytes / (4 * self._layout.compressed_numel)
-        if share > _USELESS_SHARE and dist.get_rank(self._group) == 0:
+        if share > _USELESS_SHARE and rank_of(self._group) == 0:
             warnings.warn(
                 f"gs-SGD sends {share:.0%} of the bytes of a dense exchange with density="
                 f"{config.density}, rows={config.rows}, column_factor={config.column_factor}, "

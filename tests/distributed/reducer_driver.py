@@ -36,8 +36,10 @@ def make_layout(config: ReducerConfig) -> FlatLayout:
     return FlatLayout.from_parameters(PARAMETERS.items(), is_dense)
 
 
-def make_reducer(config: ReducerConfig, **options: Any) -> Reducer:
-    _, reducer = build_reducer(config, PARAMETERS, dist.group.WORLD, **options)
+def make_reducer(
+    config: ReducerConfig, group: dist.ProcessGroup | None = None, **options: Any
+) -> Reducer:
+    _, reducer = build_reducer(config, PARAMETERS, group or dist.group.WORLD, **options)
     return reducer
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gsdist.collectives import LocalGroup, run_together
 from gsdist.errors import NonFiniteGradient
 from gsdist.reducers import (
     GsSgdConfig,
@@ -62,11 +63,13 @@ EVERYTHING: Mapping[str, ReducerConfig] = {
 LOSES_MASS = {"g-top-k original"}
 
 
-def run_steps(config: ReducerConfig, rank: int, draw: Any) -> list[tuple[Any, Any, int]]:
+def run_steps(
+    config: ReducerConfig, rank: int, draw: Any, group: LocalGroup | None = None
+) -> list[tuple[Any, Any, int]]:
     """Return averages, residual and payload bytes after every step."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some of these settings are useless on purpose
-        reducer = make_reducer(config)
+        reducer = make_reducer(config, group)
     history = []
     for step in range(STEPS):
         averages = exchange(reducer, draw(10 * step + rank), layout=make_layout(config))
@@ -305,3 +308,39 @@ def test_payload_does_not_grow_with_workers(results: list[dict[str, Any]], metho
     assert payload <= bounds[method]
     if method in ("gs-sgd", "random-k", "power-sgd"):
         assert payload == bounds[method]
+
+
+EXACT_ON_INTEGERS = [
+    "gs-sgd tree",
+    "top-k",
+    "proposals",
+    "g-top-k",
+    "sketched-sgd float32",
+    "random-k",
+]
+
+
+@pytest.mark.parametrize("method", EXACT_ON_INTEGERS)
+def test_threads_in_one_process_give_what_processes_give(
+    results: list[dict[str, Any]], method: str
+) -> None:
+    groups = LocalGroup.create(len(results), timeout=30)
+    emulated = run_together(
+        groups, lambda g: run_steps(METHODS[method], g.rank(), integer_gradients, g)
+    )
+    for mine, result in zip(emulated, results, strict=True):
+        for step in range(STEPS):
+            for part in (0, 1):
+                theirs = result["runs"][method][step][part]
+                assert all(torch.equal(mine[step][part][name], theirs[name]) for name in theirs)
+            assert mine[step][2] == result["runs"][method][step][2]
+
+
+def test_a_failing_thread_ends_all() -> None:
+    def fail_on_one(group: LocalGroup) -> None:
+        if group.rank() == 1:
+            raise ValueError("rank 1 gives up")
+        group.allreduce([torch.zeros(3)])
+
+    with pytest.raises(ValueError, match="rank 1 gives up"):
+        run_together(LocalGroup.create(3, timeout=30), fail_on_one)
