@@ -136,15 +136,18 @@ WHOLE = GsSgdConfig(
     min_numel=16,
     momentum="local",
     masking=False,
-    candidate_factor=4.0,  # small parameters are padded to whole blocks: candidates cover the padding, too
+    candidate_factor=1.0,
     wire_dtype="float32",
 )
-SPARSE = replace(WHOLE, density=0.1, masking=True)
+SPARSE = replace(WHOLE, density=0.1, masking=True, candidate_factor=4.0)
+ADAMW = replace(BASE, optimizer="adamw", learning_rate=0.01, betas=(0.8, 0.9))
 AS_A_PLAIN_LOOP: dict[str, tuple[TrainConfig, ReducerConfig, ToyConfig]] = {
     "dense": (BASE, DenseConfig(), ToyConfig()),
     "nesterov": (replace(BASE, nesterov=True, schedule="multistep"), WHOLE, ToyConfig()),
     "accumulation": (replace(BASE, accumulation=3), DenseConfig(), ToyConfig()),
     "accumulation with gs-sgd": (replace(BASE, accumulation=2), WHOLE, ToyConfig()),
+    "adamw": (ADAMW, DenseConfig(), ToyConfig()),
+    "adamw with gs-sgd": (ADAMW, replace(WHOLE, momentum="post"), ToyConfig()),
     "clipping": (replace(BASE, clip_norm=0.1), DenseConfig(), ToyConfig()),
     "replicated loss": (BASE, DenseConfig(), ToyConfig(replicated=True)),
     "replicated loss with gs-sgd": (BASE, WHOLE, ToyConfig(replicated=True)),
@@ -160,7 +163,11 @@ def plain_loop(config: TrainConfig, toy: ToyConfig) -> dict[str, Tensor]:
     data = toy_data().tensors
     decay = config.weight_decay + (DECAY if toy.replicated else 0.0)
     options = {"momentum": config.momentum, "nesterov": config.nesterov, "weight_decay": decay}
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, **options)
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=1.0, **options)
+    if config.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=1.0, betas=config.betas, weight_decay=decay
+        )
     per_epoch = EXAMPLES // (WORLD_SIZE * config.batch_size) // config.accumulation
     for step in range(config.epochs * per_epoch):
         epoch, within = divmod(step, per_epoch)
@@ -189,8 +196,8 @@ def plain_loop(config: TrainConfig, toy: ToyConfig) -> dict[str, Tensor]:
 
 
 def _shrunk_by_hand(
-    model: nn.Module, optimizer: torch.optim.SGD, options: dict[str, Any]
-) -> tuple[nn.Module, torch.optim.SGD]:
+    model: nn.Module, optimizer: torch.optim.Optimizer, options: dict[str, Any]
+) -> tuple[nn.Module, torch.optim.Optimizer]:
     momentum = [optimizer.state[p]["momentum_buffer"] for p in model.parameters()]
     momentum = [momentum[0][::2], momentum[1][::2], momentum[2][:, ::2], momentum[3]]
     smaller = shrink(model).model

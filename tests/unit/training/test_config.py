@@ -31,6 +31,8 @@ def run_config(reducer: Any = None, **train: Any) -> RunConfig:
         ("accumulation", 0),
         ("learning_rate", 0.0),
         ("learning_rate", -1.0),
+        ("optimizer", "lamb"),
+        ("betas", (0.9, 1.0)),
         ("schedule", "linear"),
         ("lr_warmup_steps", -1),
         ("milestones", (0.5, 0.5)),
