@@ -87,10 +87,10 @@ class CheckpointStore:
         if dist.get_rank() == 0:
             entries |= _to_tensors(replicated, "replicated")
         try:
-            metadata = save(entries, storage_writer=FileSystemWriter(partial))
+            save(entries, storage_writer=FileSystemWriter(partial))
         except CheckpointException as error:
             raise CheckpointError(f"cannot write checkpoint {partial}: {_reason(error)}") from error
-        _on_rank_zero(lambda: self._publish(partial, step, metadata), f"cannot complete {partial}")
+        _on_rank_zero(lambda: self._publish(partial, step), f"cannot complete {partial}")
 
     def newest(self) -> Manifest | None:
         """Return the newest complete checkpoint; all ranks call it and get rank 0's answer.
@@ -154,7 +154,8 @@ class CheckpointStore:
                 f"{'; '.join(differing[:4])}{more}; use those settings, or another checkpoint_dir"
             )
 
-    def _publish(self, partial: Path, step: int, metadata: Metadata) -> None:
+    def _publish(self, partial: Path, step: int) -> None:
+        metadata = _SafeReader(partial).read_metadata()
         expected = {info.relative_path for info in metadata.storage_data.values()}
         missing = sorted(name for name in expected if not (partial / name).exists())
         if missing:
