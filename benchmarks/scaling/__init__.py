@@ -1,0 +1,1 @@
+"""Count what crosses the busiest link as the number of workers grows."""
