@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from gsdist.training.summary import RunSummary
 
-__all__ = ["PHASES", "draw_bars", "draw_curves", "phase_seconds"]
+__all__ = ["colours", "draw_bars", "draw_curves", "draw_svg", "phase_names", "phase_seconds"]
 
 _INK = "#010203"
 """Stands for the page's text colour, which depends on its light or dark mode."""
@@ -37,11 +37,8 @@ _STYLE: Any = {
 )
 _SIZE = (4.4, 2.9)
 _MEBIBYTE = 2**20
-PHASES = (
-    *("data", "forward", "backward", "compensate", "encode", "allreduce_table", "select"),
-    *("allreduce_values", "allreduce_dense", "apply", "optimizer"),
-)
-"""The phases of a step, in their order."""
+_FIRST_PHASES = ("data", "forward", "backward", "compensate", "encode")
+_LAST_PHASES = ("apply", "optimizer")
 
 
 def draw_curves(
@@ -58,7 +55,7 @@ def draw_curves(
     """
 
     def draw(axes: Axes) -> None:
-        for (label, run), colour in zip(labelled, _cycle(len(labelled)), strict=True):
+        for (label, run), colour in zip(labelled, colours(len(labelled)), strict=True):
             curves = run.curves.get(kind, {})
             if x in curves and y in curves and any(curves[y]):
                 marker = "o" if len(curves[y]) < 12 else None
@@ -80,17 +77,17 @@ def draw_curves(
         if axes.lines:
             axes.legend()
 
-    return _svg(draw, name=f"{kind} {x} {y}")
+    return draw_svg(draw, name=f"{kind} {x} {y}")
 
 
 def draw_bars(labelled: Sequence[tuple[str, RunSummary]]) -> str:
     """Draw where the milliseconds of a step went, a stacked bar per run; return the SVG element."""
     split = [phase_seconds(run) for _, run in labelled]
-    phases = [name for name in PHASES if any(name in seconds for seconds in split)]
+    phases = phase_names(split)
 
     def draw(axes: Axes) -> None:
         starts = [0.0] * len(labelled)
-        for phase, colour in zip(phases, _cycle(len(phases)), strict=True):
+        for phase, colour in zip(phases, colours(len(phases)), strict=True):
             widths = [
                 1e3 * seconds.get(phase, 0.0) / max(1, run.steps)
                 for seconds, (_, run) in zip(split, labelled, strict=True)
@@ -105,7 +102,7 @@ def draw_bars(labelled: Sequence[tuple[str, RunSummary]]) -> str:
         axes.grid(axis="y", visible=False)
         axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1.0), fontsize=8)
 
-    return _svg(draw, name="phases")
+    return draw_svg(draw, name="phases")
 
 
 def phase_seconds(run: RunSummary) -> dict[str, float]:
@@ -118,10 +115,20 @@ def phase_seconds(run: RunSummary) -> dict[str, float]:
     seconds = {name.removeprefix(prefix): value for name, value in run.phase_seconds.items()}
     exchange = sum(value for name, value in run.phase_seconds.items() if name.startswith(prefix))
     seconds["backward"] = max(0.0, seconds.get("backward", 0.0) - exchange)
-    return {name: seconds[name] for name in PHASES if name in seconds}
+    seconds.pop("evaluate", None)  # no part of a step
+    return seconds
 
 
-def _svg(draw: Callable[[Axes], None], *, name: str) -> str:
+def phase_names(split: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return all phases of some runs in the order of a step; those of the exchange in the middle."""
+    found = dict.fromkeys(name for seconds in split for name in seconds)
+    ends = (*_FIRST_PHASES, *_LAST_PHASES)
+    middle = [name for name in found if name not in ends]
+    return [name for name in (*_FIRST_PHASES, *middle, *_LAST_PHASES) if name in found]
+
+
+def draw_svg(draw: Callable[[Axes], None], *, name: str) -> str:
+    """Let a function draw on axes and return the SVG element; `name` is unique on its page."""
     # A salt per figure keeps the ids of clip paths apart on the common page.
     with matplotlib.rc_context(_STYLE), matplotlib.rc_context({"svg.hashsalt": name}):
         figure = Figure(figsize=_SIZE, layout="constrained")
@@ -138,7 +145,8 @@ def _svg(draw: Callable[[Axes], None], *, name: str) -> str:
     )
 
 
-def _cycle(count: int) -> list[str]:
+def colours(count: int) -> list[str]:
+    """Return colours for a number of series, readable in light and dark mode."""
     return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
 
 

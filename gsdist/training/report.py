@@ -1,35 +1,17 @@
 """Write one self-contained HTML page that compares runs: verdict, table and plots."""
 
 import html
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gsdist.training.plots import PHASES, draw_bars, draw_curves, phase_seconds
+from gsdist.training.page import html_figure, html_table, write_page
+from gsdist.training.plots import draw_bars, draw_curves, phase_names, phase_seconds
 from gsdist.training.summary import RunSummary
 
 __all__ = ["comparison", "format_bytes", "label_runs", "phase_rows", "table_rows", "write_report"]
 
 _CLOSE_POINTS = 3.0
 """Loss of accuracy, in percentage points, below which the page calls a result as good."""
-_CSS = """
-:root { color-scheme: light dark; --edge: #8885; --soft: #8882; --warn: #c05a1a; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 70rem; }
-h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.15rem; margin: 1.5rem 0 .5rem; }
-h3 { font-size: .95rem; margin: 0 0 .25rem; font-weight: 600; }
-.verdict { border-left: .3rem solid var(--edge); padding: .3rem .8rem; background: var(--soft); }
-.verdict.short { border-color: var(--warn); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--edge); text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-thead th { white-space: nowrap; }
-.plots { display: grid; gap: 1.2rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
-figure { margin: 0; } svg { width: 100%; height: auto; display: block; }
-details { margin: .5rem 0; } pre { overflow-x: auto; font-size: .8rem; }
-footer { margin-top: 2rem; font-size: .85rem; opacity: .75; }
-"""
 
 
 def write_report(runs: Sequence[RunSummary], output: Path, *, title: str = "gsdist runs") -> None:
@@ -37,30 +19,23 @@ def write_report(runs: Sequence[RunSummary], output: Path, *, title: str = "gsdi
     labelled = list(zip(label_runs(runs), runs, strict=True))
     body = "\n".join(
         [
-            f"<h1>{html.escape(title)}</h1>",
             *_verdicts(labelled),
             "<h2>Results</h2>",
-            _table(["", *(label for label, _ in labelled)], table_rows(runs)),
+            html_table(["", *(label for label, _ in labelled)], table_rows(runs)),
             '<h2>Course of the runs</h2><div class="plots">',
             *_figures(labelled),
             "</div>",
             "<h2>Phases</h2>",
-            _table(["milliseconds per step", *(label for label, _ in labelled)], phase_rows(runs)),
+            html_table(
+                ["milliseconds per step", *(label for label, _ in labelled)], phase_rows(runs)
+            ),
             "<p>Phases of the exchange run in a thread of their own and are taken out of backward.</p>",
             *_settings(labelled),
             f"<footer>Written by gsdist {html.escape(runs[0].versions.get('gsdist', ''))}. Bytes are payload "
             "given to the collectives of the exchange by rank 0, warm-up included.</footer>",
         ]
     )
-    page = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_CSS}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + ".partial")
-    partial.write_text(page)
-    os.replace(partial, output)
+    write_page(output, title, body)
 
 
 def label_runs(runs: Sequence[RunSummary]) -> list[str]:
@@ -118,7 +93,7 @@ def table_rows(runs: Sequence[RunSummary]) -> list[list[str]]:
 def phase_rows(runs: Sequence[RunSummary]) -> list[list[str]]:
     """Return milliseconds per step: a phase, then one value per run."""
     split = [phase_seconds(run) for run in runs]
-    names = [name for name in PHASES if any(name in seconds for seconds in split)]
+    names = phase_names(split)
     return [
         [name]
         + [
@@ -153,19 +128,6 @@ def _verdicts(labelled: Sequence[tuple[str, RunSummary]]) -> list[str]:
     return sentences
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def cells(values: Sequence[str], tag: str) -> str:
-        return (
-            "<tr>" + "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values) + "</tr>"
-        )
-
-    lines = [cells(row, "td") for row in rows]
-    return (
-        f'<div class="wide"><table><thead>{cells(head, "th")}</thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
-
-
 def _figures(labelled: Sequence[tuple[str, RunSummary]]) -> list[str]:
     metric = labelled[0][1].primary_metric
     payload = "payload so far (MiB)"
@@ -178,14 +140,10 @@ def _figures(labelled: Sequence[tuple[str, RunSummary]]) -> list[str]:
         ("Residual norm", "train", "step", "residual_norm", ("step", "norm of the residual")),
     ]
     figures = [
-        _figure(title, draw_curves(labelled, kind=kind, x=x, y=y, axes_labels=axes_labels))
+        html_figure(title, draw_curves(labelled, kind=kind, x=x, y=y, axes_labels=axes_labels))
         for title, kind, x, y, axes_labels in plots
     ]
-    return [*figures, _figure("Time per step", draw_bars(labelled))]
-
-
-def _figure(title: str, svg: str) -> str:
-    return f"<figure><h3>{html.escape(title[0].upper() + title[1:])}</h3>{svg}</figure>"
+    return [*figures, html_figure("Time per step", draw_bars(labelled))]
 
 
 def _settings(labelled: Sequence[tuple[str, RunSummary]]) -> list[str]:
