@@ -1,0 +1,1 @@
+"""Turn benchmark results into one HTML page and one Markdown page, from their JSON alone."""

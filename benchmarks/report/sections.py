@@ -1,0 +1,214 @@
+"""Make tables and plots of each kind of benchmark result. Losing cells stay in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from gsdist.training.plots import colours, draw_svg
+
+__all__ = ["Figure", "Section", "Table", "section_of"]
+
+_BASELINE = "dense-fp32"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Hold a table of plain text."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """Hold a plot as an SVG element."""
+
+    title: str
+    svg: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """Hold what one result file has to show."""
+
+    title: str
+    text: str = ""
+    tables: Sequence[Table] = ()
+    figures: Sequence[Figure] = field(default=())
+
+
+def section_of(name: str, result: Mapping[str, Any]) -> Section:
+    """Return the section of a result file, told apart by its keys.
+
+    Raises:
+        ValueError: the file is no result this report knows.
+    """
+    if "encode_over_read" in result:
+        return _kernels(result)
+    if "cells" in result:
+        return _exchange(result)
+    rows = result.get("rows", [])
+    if rows and "predicted_messages" in rows[0]:
+        return _scaling(result)
+    if rows and "wire_compression" in rows[0]:
+        return _convergence(result)
+    raise ValueError(
+        f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, exchange, "
+        "scaling or convergence"
+    )
+
+
+def _kernels(result: Mapping[str, Any]) -> Section:
+    named = {
+        "encode over reading the vector": "encode_over_read",
+        "select over reading the vector": "select_over_read",
+        "encode, times faster than per-coordinate hashing": "encode_vs_per_coordinate",
+        "encode, times faster than torch scatter": "encode_vs_torch_scatter",
+        "top-k, times faster than torch.topk": "top_k_vs_torch",
+    }
+    rows = [[label, f"{result[key]:.2f}"] for label, key in named.items() if key in result]
+    point = ", ".join(f"{k} {v:,}" for k, v in result.get("headline_point", {}).items())
+    return Section(
+        title="Sketch kernels", text=point, tables=[Table(title="", head=["", "ratio"], rows=rows)]
+    )
+
+
+def _exchange(result: Mapping[str, Any]) -> Section:
+    groups: dict[tuple[str, int, str], list[Mapping[str, Any]]] = {}
+    for cell in result["cells"]:
+        groups.setdefault((cell["model"], cell["ranks"], cell["rate"]), []).append(cell)
+    tables, figures = [], []
+    for (model, ranks, rate), cells in groups.items():
+        title = f"{model}, {ranks} workers, {rate}"
+        tables.append(_exchange_table(title, cells))
+        figures.append(_exchange_figure(title, cells))
+    return Section(
+        title="Time per exchange of captured gradients",
+        text="Medians over repetitions of the slowest worker; bytes at the interface of the busiest worker; "
+        "predictions by the alpha-beta model from the collectives that were issued.",
+        tables=tables,
+        figures=figures,
+    )
+
+
+def _exchange_table(title: str, cells: Sequence[Mapping[str, Any]]) -> Table:
+    dense = next((c["seconds_median"] for c in cells if c["method"] == _BASELINE), None)
+    rows = []
+    for cell in cells:
+        if not cell["correct"]:
+            rows.append([cell["method"], str(cell["fault"]), *[""] * 6])
+            continue
+        seconds = cell["seconds_median"]
+        rows.append(
+            [
+                cell["method"],
+                f"{1e3 * seconds:.1f}",
+                f"{dense / seconds:.2f}" if dense else "",
+                f"{1e3 * cell['wire_seconds']:.1f}",
+                f"{1e3 * cell['local_seconds']:.1f}",
+                f"{cell['interface_bytes'] / 1e3:.1f}",
+                f"{cell['predicted_bytes'] / 1e3:.1f}",
+                f"{1e3 * cell['predicted_seconds']:.1f}",
+            ]
+        )
+    head = ["method", "ms", "x dense", "wire ms", "local ms", "kB", "predicted kB", "predicted ms"]
+    return Table(title=title, head=head, rows=rows)
+
+
+def _exchange_figure(title: str, cells: Sequence[Mapping[str, Any]]) -> Figure:
+    shown = [cell for cell in cells if cell["correct"]]
+
+    def draw(axes: Axes) -> None:
+        names = [cell["method"] for cell in shown]
+        wire = [1e3 * cell["wire_seconds"] for cell in shown]
+        local = [1e3 * cell["local_seconds"] for cell in shown]
+        first, second = colours(2)
+        axes.barh(names, wire, label="wire", color=first)
+        axes.barh(names, local, left=wire, label="local", color=second)
+        axes.invert_yaxis()
+        axes.set_xlabel("milliseconds per exchange")
+        axes.grid(axis="y", visible=False)
+        axes.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.4, 1.0))
+
+    return Figure(title=title, svg=draw_svg(draw, name=f"exchange {title}"))
+
+
+def _scaling(result: Mapping[str, Any]) -> Section:
+    rows = result["rows"]
+    workers = sorted({row["workers"] for row in rows})
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    at = {(row["method"], row["workers"]): row for row in rows}
+
+    def draw(axes: Axes) -> None:
+        for method, colour in zip(methods, colours(len(methods)), strict=True):
+            kilobytes = [at[method, p]["predicted_bytes"] / 1e3 for p in workers]
+            axes.loglog(workers, kilobytes, label=method, color=colour, marker="o", markersize=3)
+        axes.set_xticks(workers, [str(p) for p in workers])
+        axes.set_xlabel("workers")
+        axes.set_ylabel("kB on the busiest link")
+        axes.legend(fontsize=6, ncols=2)
+
+    def cell(method: str, p: int) -> str:
+        row = at[method, p]
+        return f"{row['predicted_bytes'] / 1e3:.1f} ({row['predicted_messages']:.0f})"
+
+    table = Table(
+        title="kB on the busiest link (messages in sequence)",
+        head=["method", *(f"P={p}" for p in workers)],
+        rows=[[method, *(cell(method, p) for p in workers)] for method in methods],
+    )
+    model = f"{rows[0]['model']}, d = {rows[0]['dimension']:,}, density {result['density']:g}"
+    figure = Figure(title="Bytes by number of workers", svg=draw_svg(draw, name="scaling"))
+    return Section(
+        title="Growth with the number of workers", text=model, tables=[table], figures=[figure]
+    )
+
+
+def _convergence(result: Mapping[str, Any]) -> Section:
+    groups: dict[int, dict[str, list[Mapping[str, Any]]]] = {}
+    for row in result["rows"]:
+        groups.setdefault(row["workers"], {}).setdefault(row["method"], []).append(row)
+    tables, figures = [], []
+    for workers, methods in sorted(groups.items()):
+        tables.append(_convergence_table(workers, methods))
+        figures.append(_convergence_figure(workers, methods))
+    return Section(
+        title="Accuracy by bytes of the whole run",
+        text="Compression is that of the busiest link over the whole run, warm-up included.",
+        tables=tables,
+        figures=figures,
+    )
+
+
+def _convergence_table(workers: int, methods: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+    rows = [
+        [
+            method,
+            str(row["budget"]),
+            str(row["seed"]),
+            f"{row['wire_compression']:.1f}",
+            f"{100 * row['accuracy']:.1f}",
+            f"{row['loss']:.3f}",
+        ]
+        for method, of_method in methods.items()
+        for row in of_method
+    ]
+    head = ["method", "budget", "seed", "compression", "accuracy %", "loss"]
+    return Table(title=f"{workers} workers", head=head, rows=rows)
+
+
+def _convergence_figure(workers: int, methods: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    def draw(axes: Axes) -> None:
+        for (method, rows), colour in zip(methods.items(), colours(len(methods)), strict=True):
+            points = sorted((row["wire_compression"], 100 * row["accuracy"]) for row in rows)
+            axes.plot(*zip(*points, strict=True), "o-", label=method, color=colour, markersize=3)
+        axes.set_xscale("log")
+        axes.set_xlabel("compression of the busiest link, whole run")
+        axes.set_ylabel("accuracy %")
+        axes.legend(fontsize=6, ncols=2)
+
+    title = f"{workers} workers"
+    return Figure(title=title, svg=draw_svg(draw, name=f"convergence {workers}"))
