@@ -21,7 +21,7 @@ from gsdist.collectives import all_reduce_sum, rank_of, require_agreement
 from gsdist.errors import ConfigError, ConfigMismatch, NonFiniteGradient
 from gsdist.reducers.agreement_lanes import all_agree, bit_lanes
 from gsdist.reducers.config import CompressedConfig, SparseConfig
-from gsdist.reducers.layout import FlatLayout, Segment
+from gsdist.reducers.layout import FlatLayout
 from gsdist.reducers.protocol import ExchangeStatistics, GradientBucket, MomentumCorrection
 from gsdist.reducers.statistics import StatisticsRecorder
 from gsdist.sketch.select import compensate
@@ -143,9 +143,7 @@ class CompressedReducer(ABC):
         assert pushed == len(self._layout.segments), f"{pushed} parameters were pushed"
         if self._base_config.clip_norm is not None:
             self._absorb_clipped(self._base_config.clip_norm)
-        if self._dense_mask is not None:
-            self._dense.mul_(self._dense_mask)
-        self._finite &= bool(torch.isfinite(self._dense).all())
+        self._collect_dense()
         update = self._exchange_whole() if self._warming_up else self._exchange()
         self._recorder.end_step(skipped=update is None)
         if update is None:
@@ -171,13 +169,25 @@ class CompressedReducer(ABC):
         """Form the corrected gradient of one bucket."""
         with self._recorder.phase("compensate"):
             for slice_ in bucket.slices:
-                gradient = slice_.gradient.to(torch.float32)
                 if slice_.segment.compressed:
+                    gradient = slice_.gradient.to(torch.float32)
                     self._finite &= self._compensate(slice_.segment.offset, gradient)
-                else:
-                    target = slice_.segment.flat_view(self._dense)
-                    torch.mul(gradient, self._gradient_factor, out=target)
         self._absorbed(bucket)
+
+    def _collect_dense(self) -> None:
+        """Put the gradients of the dense set in their places, all in one pass."""
+        parts = {
+            slice_.segment.name: slice_.gradient
+            for bucket in self._pending
+            for slice_ in bucket.slices
+            if not slice_.segment.compressed
+        }
+        ordered = [parts[segment.name] for segment in self._layout.dense]
+        if ordered:
+            self._dense.copy_(torch.cat(ordered)).mul_(self._gradient_factor)
+        if self._dense_mask is not None:
+            self._dense.mul_(self._dense_mask)
+        self._finite &= bool(torch.isfinite(self._dense).all())
 
     def _absorb_clipped(self, clip_norm: float) -> None:
         """Clip this worker's gradient to clip_norm * sqrt(world size) and absorb it.
@@ -307,6 +317,7 @@ class CompressedReducer(ABC):
         """Write the (scaled) averages into the pushed buffers."""
         dense = self._dense_update(update.dense_sums) * self._scale
         averages = update.sums * (self._scale / self._world_size)
+        ranges = {} if update.indices is None else self._layout.ranges_of(update.indices)
         for bucket in self._pending:
             if update.indices is not None:
                 bucket.buffer.zero_()
@@ -317,7 +328,9 @@ class CompressedReducer(ABC):
                 elif update.indices is None:
                     gradient.copy_(segment.flat_view(averages))
                 else:
-                    _scatter(gradient, segment, update.indices, averages)
+                    inside = ranges[segment.name]
+                    places = update.indices[inside] - segment.offset
+                    gradient[places] = averages[inside].to(gradient.dtype)
 
     def _give_up(self) -> None:
         """Leave a step that no rank applies: state untouched, the policy decides what is returned."""
@@ -403,10 +416,3 @@ class CompressedReducer(ABC):
         self._step = int(state["step"])
         self._recorder.load_state_dict(state["statistics"])
         self._clear_step()
-
-
-def _scatter(gradient: Tensor, segment: Segment, indices: Tensor, values: Tensor) -> None:
-    """Write the values of those ascending flat indices that fall into one parameter."""
-    ends = torch.tensor([segment.offset, segment.stop])
-    first, last = torch.searchsorted(indices, ends).tolist()
-    gradient[indices[first:last] - segment.offset] = values[first:last].to(gradient.dtype)

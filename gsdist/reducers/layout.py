@@ -165,6 +165,15 @@ class FlatLayout:
         owner = torch.searchsorted(firsts, ordinals, right=True) - 1
         return offsets[owner] + ordinals - firsts[owner]
 
+    def ranges_of(self, indices: Tensor) -> dict[str, slice]:
+        """Return, by name, which of some ascending flat coordinates fall into each compressed parameter."""
+        ends = [end for segment in self.compressed for end in (segment.offset, segment.stop)]
+        positions = torch.searchsorted(indices, torch.tensor(ends)).tolist()
+        return {
+            segment.name: slice(positions[2 * i], positions[2 * i + 1])
+            for i, segment in enumerate(self.compressed)
+        }
+
     def fingerprint(self) -> str:
         """Return a short hash of all names, shapes, strides, dtypes and places."""
         described = [

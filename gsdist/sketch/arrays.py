@@ -26,7 +26,7 @@ def float_view(array: object, name: str, *, dimensions: int = 1) -> Array:
     Raises:
         InputTypeError: another type, dtype, device, layout or number of dimensions.
     """
-    return _view(array, name, np.dtype(np.float32), dimensions)
+    return _view(array, name, "float32", dimensions)
 
 
 def writable_float_view(array: object, name: str, *, dimensions: int = 1) -> Array:
@@ -47,7 +47,7 @@ def index_view(array: object, name: str) -> Array:
     Raises:
         InputTypeError: another type, dtype, device, layout or number of dimensions.
     """
-    return _view(array, name, np.dtype(np.int64), 1)
+    return _view(array, name, "int64", 1)
 
 
 def like(array: Array, kind: ArrayT) -> ArrayT:
@@ -59,12 +59,16 @@ def like(array: Array, kind: ArrayT) -> ArrayT:
     return cast(ArrayT, torch.from_numpy(array))
 
 
-def _view(array: object, name: str, dtype: np.dtype[Any], dimensions: int) -> Array:
+_DTYPES = {"float32": np.dtype(np.float32), "int64": np.dtype(np.int64)}
+
+
+def _view(array: object, name: str, dtype: str, dimensions: int) -> Array:
     torch = sys.modules.get("torch")  # a tensor can only come from a torch already imported
     if torch is not None and isinstance(array, torch.Tensor):
         view = _view_of_tensor(array, name, dtype)
     elif isinstance(array, np.ndarray):
-        _check_dtype(array.dtype, dtype, name)
+        if array.dtype != _DTYPES[dtype]:
+            raise _wrong_dtype(array.dtype, dtype, name)
         view = array
     else:
         raise InputTypeError(
@@ -83,7 +87,7 @@ def _view(array: object, name: str, dtype: np.dtype[Any], dimensions: int) -> Ar
     return view
 
 
-def _view_of_tensor(tensor: torch.Tensor, name: str, dtype: np.dtype[Any]) -> Array:
+def _view_of_tensor(tensor: torch.Tensor, name: str, dtype: str) -> Array:
     import torch
 
     if tensor.layout != torch.strided:
@@ -99,16 +103,15 @@ def _view_of_tensor(tensor: torch.Tensor, name: str, dtype: np.dtype[Any]) -> Ar
         raise InputTypeError(
             f"{name} requires a gradient, but sketching is not differentiable; pass t.detach()"
         )
-    _check_dtype(tensor.dtype, dtype, name)
+    if tensor.dtype is not getattr(torch, dtype):
+        raise _wrong_dtype(tensor.dtype, dtype, name)
     return tensor.resolve_neg().numpy()
 
 
-def _check_dtype(got: object, expected: np.dtype[Any], name: str) -> None:
+def _wrong_dtype(got: object, expected: str, name: str) -> InputTypeError:
     found = str(got).removeprefix("torch.")
-    if found == expected.name:
-        return
-    if "complex" in found and expected.kind == "f":
+    if "complex" in found and expected == "float32":
         way_out = "sketch the real view, view(float32) or torch.view_as_real(t).reshape(-1)"
     else:
-        way_out = f"convert with a.astype(np.{expected.name}) or t.to(torch.{expected.name})"
-    raise InputTypeError(f"{name}: expected {expected.name}, got {found}; {way_out}")
+        way_out = f"convert with a.astype(np.{expected}) or t.to(torch.{expected})"
+    return InputTypeError(f"{name}: expected {expected}, got {found}; {way_out}")

@@ -25,6 +25,19 @@ def test_ordinals_count_compressed_elements_without_padding(sizes: list[tuple[in
     assert layout.coordinates(torch.arange(len(expected))).tolist() == expected
 
 
+@given(shapes, st.data())
+def test_ranges_sort_coordinates_by_parameter(
+    sizes: list[tuple[int, ...]], data: st.DataObject
+) -> None:
+    layout = layout_of([torch.zeros(size) for size in sizes])
+    everything = range(layout.compressed_size)
+    chosen = sorted(data.draw(st.sets(st.sampled_from(everything)))) if everything else []
+    ranges = layout.ranges_of(torch.tensor(chosen, dtype=torch.int64))
+    for segment in layout.compressed:
+        inside = [c for c in chosen if segment.offset <= c < segment.stop]
+        assert chosen[ranges[segment.name]] == inside
+
+
 @given(shapes)
 def test_every_element_has_its_own_place_and_comes_back(sizes: list[tuple[int, ...]]) -> None:
     tensors = [torch.randn(size) for size in sizes]
