@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := pyproject.toml setup.py requirements/lock.txt $(wildcard csrc/*)
 
-.PHONY: help install demo test test-slow lint bench-kernels lock clean
+.PHONY: help install demo test test-slow lint bench-kernels bench-quick lock clean
 
 help:
 	@echo "make demo          train CIFAR-10 on 2 processes, dense against gs-SGD, and write a report"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-slow     run the acceptance tiers"
 	@echo "make lint          check style, types and import rules"
 	@echo "make bench-kernels time the sketch kernels"
+	@echo "make bench-quick   run the quick form of every benchmark and write runs/bench/report.html"
 	@echo "make lock          write the installed versions to requirements/lock.txt"
 	@echo "make clean         remove the environment and all build outputs"
 
@@ -43,6 +44,16 @@ lint: $(INSTALLED)
 
 bench-kernels: $(INSTALLED)
 	$(BIN)/python -m benchmarks.kernels
+
+bench-quick: $(INSTALLED)
+	$(BIN)/gsdist data cifar10
+	$(BIN)/gsdist data shakespeare
+	mkdir -p runs/bench
+	$(BIN)/python -m benchmarks.kernels --quick --json runs/bench/kernels.json
+	$(BIN)/python -m benchmarks.scaling --json runs/bench/scaling.json
+	$(BIN)/python -m benchmarks.exchange --quick --json runs/bench/exchange.json
+	$(BIN)/python -m benchmarks.convergence --quick --json runs/bench/convergence.json
+	$(BIN)/python -m benchmarks.report runs/bench/*.json --output runs/bench/report.html --markdown runs/bench/report.md
 
 lock: $(INSTALLED)
 	{ sed -n 1p requirements/lock.txt; \
