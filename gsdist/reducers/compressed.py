@@ -10,7 +10,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 from zlib import crc32
 
 import torch
@@ -46,7 +46,10 @@ class Update:
     """Sums over workers of the dense set's gradients."""
 
 
-class CompressedReducer(ABC):
+ConfigT = TypeVar("ConfigT", bound=CompressedConfig)
+
+
+class CompressedReducer(ABC, Generic[ConfigT]):
     """Reduce by sending part of the corrected gradient and keeping the rest for later steps.
 
     State per rank: residual and, with momentum correction, momentum, as flat vectors in the layout's order.
@@ -57,7 +60,7 @@ class CompressedReducer(ABC):
     def __init__(
         self,
         layout: FlatLayout,
-        config: CompressedConfig,
+        config: ConfigT,
         group: dist.ProcessGroup | None = None,
         *,
         momentum: MomentumCorrection | None = None,
@@ -85,9 +88,9 @@ class CompressedReducer(ABC):
                 'momentum is "local"'
             )
         self._layout = layout
-        self._base_config = config
+        self._config = config
         self._group = group
-        self._world_size = dist.get_world_size(group)
+        self._rank, self._world_size = rank_of(group), dist.get_world_size(group)
         self._momentum_correction = momentum
         self._loss_scaled = loss_scaled
         self._fingerprint = crc32(repr((asdict(config), layout.fingerprint(), momentum)).encode())
@@ -101,6 +104,7 @@ class CompressedReducer(ABC):
         self._mask: Tensor | None = None
         self._dense_mask: Tensor | None = None
         self._clear_step()
+        self._allocate()
 
     # ---- what a method defines ----------------------------------------------------------------------
 
@@ -112,10 +116,13 @@ class CompressedReducer(ABC):
         any state changes.
         """
 
-    def _begin_step(self) -> None:  # noqa: B027
+    def _allocate(self) -> None:
+        """Make what the method needs besides; called once, at the end of construction."""
+
+    def _begin_step(self) -> None:
         """Get ready for the first `push` of a step; called with `_step` set."""
 
-    def _absorbed(self, bucket: GradientBucket) -> None:  # noqa: B027
+    def _absorbed(self, bucket: GradientBucket) -> None:
         """Work on a bucket's part of `_corrected` as soon as it is complete."""
 
     # ---- one step -----------------------------------------------------------------------------------
@@ -126,7 +133,7 @@ class CompressedReducer(ABC):
             self._begin_step()
         self._scale = scale
         self._pending.append(bucket)
-        if self._base_config.clip_norm is None:
+        if self._config.clip_norm is None:
             self._gradient_factor = 1.0 / scale
             self._absorb(bucket)
 
@@ -141,8 +148,8 @@ class CompressedReducer(ABC):
         """
         pushed = sum(len(bucket.slices) for bucket in self._pending)
         assert pushed == len(self._layout.segments), f"{pushed} parameters were pushed"
-        if self._base_config.clip_norm is not None:
-            self._absorb_clipped(self._base_config.clip_norm)
+        if self._config.clip_norm is not None:
+            self._absorb_clipped(self._config.clip_norm)
         self._collect_dense()
         update = self._exchange_whole() if self._warming_up else self._exchange()
         self._recorder.end_step(skipped=update is None)
@@ -157,7 +164,7 @@ class CompressedReducer(ABC):
 
     @property
     def _warming_up(self) -> bool:
-        return self._step < self._base_config.warmup_steps
+        return self._step < self._config.warmup_steps
 
     def _clear_step(self) -> None:
         self._pending: list[GradientBucket] = []
@@ -297,7 +304,7 @@ class CompressedReducer(ABC):
 
     @property
     def _masks_momentum(self) -> bool:
-        config = self._base_config
+        config: CompressedConfig = self._config
         if not isinstance(config, SparseConfig):
             return False
         return config.masking and config.density_at(self._step) <= _MASKING_LIMIT
@@ -334,16 +341,15 @@ class CompressedReducer(ABC):
 
     def _give_up(self) -> None:
         """Leave a step that no rank applies: state untouched, the policy decides what is returned."""
-        raises = not self._loss_scaled and self._base_config.non_finite == "raise"
+        raises = not self._loss_scaled and self._config.non_finite == "raise"
         if not raises:
             for bucket in self._pending:
                 bucket.buffer.fill_(math.inf if self._loss_scaled else 0.0)
         finite = self._finite
         self._clear_step()
         if raises:
-            rank = rank_of(self._group)
             raise NonFiniteGradient(
-                f"rank {rank}/{self._world_size} step {self._step}: some rank's gradient holds NaN or "
+                f"rank {self._rank}/{self._world_size} step {self._step}: some rank's gradient holds NaN or "
                 f"infinity (this rank's {'does not' if finite else 'does'}); no residual, momentum or "
                 "parameter was changed. Lower the learning rate, clip gradients, or pass grad_scaler= "
                 '(mixed precision) or non_finite="skip"'
@@ -399,7 +405,7 @@ class CompressedReducer(ABC):
         """
         if ("momentum" in state) != (self._momentum is not None):
             raise ConfigError(
-                f'momentum is "{self._base_config.momentum}" but the saved state '
+                f'momentum is "{self._config.momentum}" but the saved state '
                 f"{'holds' if 'momentum' in state else 'holds no'} local momentum; resume with the "
                 "momentum setting of the run that saved it"
             )

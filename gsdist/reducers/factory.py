@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -46,7 +47,7 @@ REDUCER_CONFIGS: Mapping[str, type[ReducerConfig]] = MappingProxyType(
 )
 """Configuration class of every method, by the name users give."""
 
-_COMPRESSED: Mapping[type[CompressedConfig], type[CompressedReducer]] = MappingProxyType(
+_COMPRESSED: Mapping[type[CompressedConfig], type[CompressedReducer[Any]]] = MappingProxyType(
     {
         GsSgdConfig: GsSgdReducer,
         TopKConfig: TopKReducer,

@@ -15,15 +15,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from gsdist.collectives import broadcast_from, rank_of, receive_from, send_to
+from gsdist.collectives import broadcast_from, receive_from, send_to
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.config import SparseConfig, check_fields
-from gsdist.reducers.layout import FlatLayout
-from gsdist.reducers.protocol import MomentumCorrection
-from gsdist.reducers.sparse_entries import pack_entries, sum_entries, unpack_entries
+from gsdist.reducers.sparse_entries import Entries, pack_entries, sum_entries, unpack_entries
 from gsdist.sketch.select import top_k
 
 __all__ = ["GTopKConfig", "GTopKReducer"]
@@ -43,22 +40,11 @@ class GTopKConfig(SparseConfig):
         check_fields(self, checks)
 
 
-class GTopKReducer(CompressedReducer):
+class GTopKReducer(CompressedReducer[GTopKConfig]):
     """Average the k coordinates that survive pairwise merges."""
 
-    def __init__(
-        self,
-        layout: FlatLayout,
-        config: GTopKConfig,
-        group: dist.ProcessGroup | None = None,
-        *,
-        momentum: MomentumCorrection | None = None,
-        loss_scaled: bool = False,
-    ) -> None:
-        super().__init__(layout, config, group, momentum=momentum, loss_scaled=loss_scaled)
-        self._config = config
-        self._rank = rank_of(group)
-        self._dropped: list[tuple[Tensor, Tensor]] = []
+    def _begin_step(self) -> None:
+        self._dropped: list[Entries] = []
 
     def _exchange(self) -> Update | None:
         reduced = self._reduce_values(torch.empty(0, dtype=torch.int64))
@@ -68,7 +54,6 @@ class GTopKReducer(CompressedReducer):
         count = min(self._config.selected_at(self._step, self._layout), size)
         with self._recorder.phase("select"):
             own = top_k(self._corrected, count)
-        self._dropped = []
         merged = self._merge_up_the_tree(own, self._corrected[own])
         indices, sums = self._broadcast_result(merged)
         sent = own if self._config.dropped == "residual" else own[torch.isin(own, indices)]
@@ -117,4 +102,3 @@ class GTopKReducer(CompressedReducer):
         if self._config.dropped == "residual":
             for indices, sums in self._dropped:
                 self._residual[indices] += sums
-        self._dropped = []

@@ -26,14 +26,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from gsdist.collectives import rank_of, tree_all_reduce_sum
+from gsdist.collectives import tree_all_reduce_sum
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.gs_sgd_config import ExchangeSizes, GsSgdConfig
-from gsdist.reducers.layout import FlatLayout
-from gsdist.reducers.protocol import GradientBucket, MomentumCorrection
+from gsdist.reducers.protocol import GradientBucket
 from gsdist.reducers.wire import TableWire
 from gsdist.sketch import CountSketch, SketchFormat
 from gsdist.sketch.select import top_k
@@ -44,22 +42,12 @@ _USELESS_SHARE = 0.25
 """Share of the dense bytes above which a user is warned."""
 
 
-class GsSgdReducer(CompressedReducer):
+class GsSgdReducer(CompressedReducer[GsSgdConfig]):
     """Average the heavy coordinates of the summed gradient, keep the rest for later steps."""
 
-    def __init__(
-        self,
-        layout: FlatLayout,
-        config: GsSgdConfig,
-        group: dist.ProcessGroup | None = None,
-        *,
-        momentum: MomentumCorrection | None = None,
-        loss_scaled: bool = False,
-    ) -> None:
-        super().__init__(layout, config, group, momentum=momentum, loss_scaled=loss_scaled)
-        self._config = config
-        self._wire = TableWire(config.wire_dtype)
-        self._sizes = ExchangeSizes.at(0, config, layout)
+    def _allocate(self) -> None:
+        self._wire = TableWire(self._config.wire_dtype)
+        self._sizes = ExchangeSizes.at(0, self._config, self._layout)
         self._sketch = self._new_sketch()
         self._warn_if_useless()
 
@@ -68,7 +56,7 @@ class GsSgdReducer(CompressedReducer):
         cell_bytes = 4 if config.wire_dtype == "float32" else 2
         step_bytes = cell_bytes * config.rows * sizes.columns + 4 * sizes.candidates
         share = step_bytes / (4 * self._layout.compressed_numel)
-        if share > _USELESS_SHARE and rank_of(self._group) == 0:
+        if share > _USELESS_SHARE and self._rank == 0:
             warnings.warn(
                 f"gs-SGD sends {share:.0%} of the bytes of a dense exchange with density="
                 f"{config.density}, rows={config.rows}, column_factor={config.column_factor}, "

@@ -18,14 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.config import CompressedConfig, check_fields
 from gsdist.reducers.draw_seed import draw_seed
-from gsdist.reducers.layout import FlatLayout, Segment
-from gsdist.reducers.protocol import MomentumCorrection
+from gsdist.reducers.layout import Segment
 
 __all__ = ["PowerSgdConfig", "PowerSgdReducer"]
 
@@ -51,21 +49,12 @@ class PowerSgdConfig(CompressedConfig):
         check_fields(self, checks)
 
 
-class PowerSgdReducer(CompressedReducer):
+class PowerSgdReducer(CompressedReducer[PowerSgdConfig]):
     """Average low-rank approximations of the corrected gradients."""
 
-    def __init__(
-        self,
-        layout: FlatLayout,
-        config: PowerSgdConfig,
-        group: dist.ProcessGroup | None = None,
-        *,
-        momentum: MomentumCorrection | None = None,
-        loss_scaled: bool = False,
-    ) -> None:
-        super().__init__(layout, config, group, momentum=momentum, loss_scaled=loss_scaled)
-        self._config = config
-        self._right = {segment.name: self._random_right(segment) for segment in layout.compressed}
+    def _allocate(self) -> None:
+        segments = self._layout.compressed
+        self._right = {segment.name: self._random_right(segment) for segment in segments}
 
     def _random_right(self, segment: Segment) -> Tensor:
         seed = draw_seed(self._config.seed, self._step, segment.offset)

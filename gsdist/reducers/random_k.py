@@ -9,14 +9,11 @@ Collectives per step: one all-reduce of values, dense set and agreement lanes.
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.config import SparseConfig, check_fields
 from gsdist.reducers.draw_seed import draw_seed
-from gsdist.reducers.layout import FlatLayout
-from gsdist.reducers.protocol import MomentumCorrection
 
 __all__ = ["RandomKConfig", "RandomKReducer"]
 
@@ -34,20 +31,8 @@ class RandomKConfig(SparseConfig):
         check_fields(self, {"seed": (0 <= self.seed < 2**32, "in 0..2**32-1")})
 
 
-class RandomKReducer(CompressedReducer):
+class RandomKReducer(CompressedReducer[RandomKConfig]):
     """Average coordinates drawn from a shared seed."""
-
-    def __init__(
-        self,
-        layout: FlatLayout,
-        config: RandomKConfig,
-        group: dist.ProcessGroup | None = None,
-        *,
-        momentum: MomentumCorrection | None = None,
-        loss_scaled: bool = False,
-    ) -> None:
-        super().__init__(layout, config, group, momentum=momentum, loss_scaled=loss_scaled)
-        self._config = config
 
     def _exchange(self) -> Update | None:
         with self._recorder.phase("select"):

@@ -16,7 +16,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from gsdist.collectives import broadcast_from, gather_to, rank_of
+from gsdist.collectives import broadcast_from, gather_to
 from gsdist.reducers.compressed import Update
 from gsdist.reducers.gs_sgd import GsSgdReducer
 from gsdist.reducers.gs_sgd_config import GsSgdConfig
@@ -113,7 +113,7 @@ class SketchedSgdReducer(GsSgdReducer):
             return gather_to(_SERVER, buffer, self._group, phase=f"step {self._step}, {phase}")
 
     def _broadcast(self, buffer: Tensor, phase: str) -> None:
-        serves = rank_of(self._group) == _SERVER
+        serves = self._rank == _SERVER
         self._recorder.issued("tree_broadcast", buffer, sends=serves)
         with self._recorder.phase(phase):
             broadcast_from(_SERVER, buffer, self._group, phase=f"step {self._step}, {phase}")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["index_dtype", "pack_entries", "sum_entries", "unpack_entries"]
+__all__ = ["Entries", "index_dtype", "pack_entries", "sum_entries", "unpack_entries"]
 
 Entries = tuple[Tensor, Tensor]
 """Indices, int64, and values, float32, both of shape (entries,)."""

@@ -16,14 +16,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from gsdist.collectives import all_gather_equal
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.config import SparseConfig, check_fields
-from gsdist.reducers.layout import FlatLayout
-from gsdist.reducers.protocol import MomentumCorrection
 from gsdist.reducers.sparse_entries import index_dtype, pack_entries, sum_entries, unpack_entries
 from gsdist.sketch.select import top_k
 
@@ -52,20 +49,8 @@ class TopKConfig(SparseConfig):
         check_fields(self, checks)
 
 
-class TopKReducer(CompressedReducer):
+class TopKReducer(CompressedReducer[TopKConfig]):
     """Average what workers find largest in their own corrected gradients."""
-
-    def __init__(
-        self,
-        layout: FlatLayout,
-        config: TopKConfig,
-        group: dist.ProcessGroup | None = None,
-        *,
-        momentum: MomentumCorrection | None = None,
-        loss_scaled: bool = False,
-    ) -> None:
-        super().__init__(layout, config, group, momentum=momentum, loss_scaled=loss_scaled)
-        self._config = config
 
     def _exchange(self) -> Update | None:
         selected = min(
