@@ -93,7 +93,7 @@ class ReducerState:
             {
                 "reducer": type(config).__name__,
                 **asdict(config),
-                "momentum": asdict(momentum) if momentum else None,
+                "momentum correction": asdict(momentum) if momentum else None,
                 "weight_decay": weight_decay,
                 "loss scaling": self._grad_scaler is not None,
                 "model": layout.fingerprint(),

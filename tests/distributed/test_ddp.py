@@ -509,7 +509,7 @@ def refused() -> list[dict[str, tuple[str, str]]]:
         ("hooked", UnsupportedSetup, "already has a communication hook"),
         ("no optimizer", ConfigError, "pass optimizer="),
         ("adam", UnsupportedSetup, 'momentum="post"'),
-        ("momentum differs", ConfigMismatch, "momentum: rank 0 has"),
+        ("momentum differs", ConfigMismatch, "momentum correction: rank 0 has"),
         ("wrong config type", GsdistError, "must be one of DenseConfig, GsSgdConfig"),
         ("bad mask", ConfigError, "torch.bool of shape (64, 256)"),
         ("no optimizer for loss", ConfigError, "pass optimizer="),
