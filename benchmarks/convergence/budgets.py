@@ -1,0 +1,138 @@
+"""Fit a method to a budget of bytes over the whole run, by asking the reducer itself what it sends."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.convergence.emulation import EmulatedExchange, dense_bytes
+from benchmarks.convergence.methods import Fittable, fill_amount, filled, sized
+from gsdist.reducers import FlatLayout
+
+__all__ = ["Fit", "Fitter"]
+
+_CLOSE = 1.2
+"""How far, as a factor, a method may miss a budget and still be run at the least it can send."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """Tell how near a method comes to a budget, and how."""
+
+    config: Fittable
+    compression: float
+    """Dense bytes over predicted bytes of the whole run."""
+    meets: bool
+    """Whether the budget is kept; if not, `config` sends as little as the method can."""
+    runs: bool
+    """Whether a run can stand for this budget."""
+
+
+class Fitter:
+    """Find the settings that use a budget up, for one model, number of workers and number of steps.
+
+    What a step sends is taken from exchanges of random gradients: the first (dense), the first compressed
+    (a half-precision table travels in float32 then) and the one after, which stands for all others. Random
+    proposals of different workers hardly ever coincide, real ones do: that method ends below its budget.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], *, workers: int, steps: int) -> None:
+        self._parameters = parameters
+        self._workers = workers
+        self._steps = steps
+        self._dense = steps * dense_bytes(parameters, workers)
+        self._probed: dict[Fittable, tuple[float, float, float]] = {}
+
+    def fit(self, base: Fittable, budget: float, *, warmup_share: float) -> Fit:
+        """Fit one method to dense bytes / budget, `warmup_share` of it for dense steps at the start."""
+        numel = FlatLayout.from_parameters(self._parameters.items(), base.is_dense).compressed_numel
+
+        planned = int(warmup_share * self._steps / budget)
+        for warmup in range(planned, -1, -1):
+            start = replace(base, warmup_steps=warmup)
+            amount = self._most(partial(sized, start, numel), budget, 1, numel)
+            if amount is not None:
+                config = self._fill(sized(start, numel, amount), numel, budget)
+                return Fit(
+                    config=config, compression=self.compression(config), meets=True, runs=True
+                )
+        least = sized(replace(base, warmup_steps=0), numel, 1)
+        compression = self.compression(least)
+        return Fit(
+            config=least,
+            compression=compression,
+            meets=False,
+            runs=compression * _CLOSE >= budget,
+        )
+
+    def compression(self, config: Fittable) -> float:
+        """Predict dense bytes over bytes of the whole run, warm-up included."""
+        warmup_step, first, later = self._probe(replace(config, warmup_steps=1))
+        compressed_steps = self._steps - config.warmup_steps
+        total = config.warmup_steps * warmup_step
+        if compressed_steps > 0:
+            total += first + (compressed_steps - 1) * later
+        return self._dense / total
+
+    def _fill(self, config: Fittable, numel: int, budget: float) -> Fittable:
+        amount = fill_amount(config, numel)
+        if amount is None:
+            return config
+        settings = partial(filled, config, numel)
+        most = self._most(settings, budget, amount, 2 * amount + self._steps)
+        assert most is not None, "the settings to be filled up fit"
+        return settings(most)
+
+    def _most(
+        self, settings: Callable[[int], Fittable], budget: float, low: int, high: int
+    ) -> int | None:
+        """Return the largest amount whose settings keep the budget."""
+        return _largest(lambda n: 1.0 / self.compression(settings(n)), 1.0 / budget, low, high)
+
+    def _probe(self, config: Fittable) -> tuple[float, float, float]:
+        if config not in self._probed:
+            exchange = EmulatedExchange(config, self._parameters, self._workers, momentum=0.9)
+            numel = exchange.layout.numel
+            generator = torch.Generator().manual_seed(0)
+            gradients = torch.empty(self._workers, numel)
+            seen = []
+            for _ in range(3):
+                exchange.average(gradients.normal_(generator=generator))
+                seen.append(exchange.last_bytes())
+            self._probed[config] = (seen[0], seen[1], seen[2])
+        return self._probed[config]
+
+
+def _largest(cost: Callable[[int], float], limit: float, low: int, high: int) -> int | None:
+    """Return the largest number of low..high that costs at most `limit`; None: not even `low` does.
+
+    The cost rises, nearly along a straight line, and is dear to ask for.
+    """
+    if cost(low) > limit:
+        return None
+    fits, reach = low, 1
+    while fits < high:
+        fails = min(low + reach, high)
+        if cost(fails) > limit:
+            return _between(cost, limit, fits, fails)
+        fits, reach = fails, 8 * reach
+    return high
+
+
+def _between(cost: Callable[[int], float], limit: float, fits: int, fails: int) -> int:
+    """Return the largest number that fits, between one that does and one that does not."""
+    for turn in itertools.count():
+        if fails - fits <= 1:
+            break
+        share = (limit - cost(fits)) / (cost(fails) - cost(fits))
+        if turn % 3 == 2:  # steps in the cost can hold interpolation up
+            share = 0.5
+        guess = min(max(fits + int(share * (fails - fits)), fits + 1), fails - 1)
+        if cost(guess) > limit:
+            fails = guess
+        else:
+            fits = guess
+    return fits

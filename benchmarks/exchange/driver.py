@@ -1,0 +1,89 @@
+"""Feed a reducer flat gradients without DDP, all parameters in one bucket."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from benchmarks.exchange.methods import Config, build_method
+from gsdist.collectives.cost_model import Transfer
+from gsdist.reducers import GradientBucket, GradientSlice
+
+__all__ = ["Driver", "Exchange"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exchange:
+    """Say what one exchange took on this rank."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of all threads of this process."""
+    local_cpu_seconds: float
+    """Of the thread that calls the reducer: its computing, without the backend's threads."""
+    phases: dict[str, float]
+    """Seconds by the reducer's phases."""
+    payload_bytes: int
+    """Bytes this rank handed to collectives."""
+    transfers: tuple[Transfer, ...]
+    """The collectives."""
+
+
+class Driver:
+    """Own one reducer and the buffer it works on."""
+
+    def __init__(
+        self, config: Config, shapes: Mapping[str, Sequence[int]], group: dist.ProcessGroup
+    ) -> None:
+        """Build the reducer for parameters of these shapes.
+
+        Raises:
+            GsdistError: the shapes or settings do not fit the method.
+        """
+        parameters = {
+            name: torch.nn.Parameter(torch.empty(shape, device="meta"))
+            for name, shape in shapes.items()
+        }
+        self.layout, self.reducer = build_method(config, parameters, group)
+        self.buffer = torch.empty(self.layout.numel)
+        slices, start = [], 0
+        for segment in self.layout:
+            gradient = self.buffer[start : start + segment.numel]
+            slices.append(GradientSlice(segment=segment, gradient=gradient))
+            start += segment.numel
+        self._bucket = GradientBucket(buffer=self.buffer, slices=tuple(slices))
+
+    def exchange(self) -> Exchange:
+        """Turn the buffer's gradient into the average over all ranks."""
+        before = self.reducer.statistics().seconds
+        cpu, local, start = time.process_time(), time.thread_time(), time.perf_counter()
+        self.reducer.push(self._bucket)
+        self.reducer.finish()
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        local = time.thread_time() - local
+        after = self.reducer.statistics()
+        return Exchange(
+            seconds=seconds,
+            cpu_seconds=cpu,
+            local_cpu_seconds=local,
+            phases={n: total - before.get(n, 0.0) for n, total in after.seconds.items()},
+            payload_bytes=after.payload_bytes_last_step,
+            transfers=after.transfers_last_step,
+        )
+
+    def compressed_parts(self) -> list[Tensor]:
+        """View the buffer's compressed parameters."""
+        return [s.gradient for s in self._bucket.slices if s.segment.compressed]
+
+    def residual(self) -> Tensor:
+        """Return the residual in the buffer's order; zero where the method keeps none."""
+        kept = self.reducer.state_dict().get("residual", {})
+        return torch.cat(
+            [
+                kept[segment.name].flatten() if segment.name in kept else torch.zeros(segment.numel)
+                for segment in self.layout
+            ]
+        )

@@ -1,0 +1,74 @@
+"""Name the methods that are compared, with settings that give all sparse ones the same k."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch.distributed as dist
+from torch import Tensor
+
+from benchmarks.g_top_k_original import OriginalGTopKConfig, OriginalGTopKReducer
+from gsdist.reducers import (
+    DenseConfig,
+    FlatLayout,
+    GsSgdConfig,
+    GTopKConfig,
+    PowerSgdConfig,
+    RandomKConfig,
+    Reducer,
+    ReducerConfig,
+    SketchedSgdConfig,
+    TopKConfig,
+    build_reducer,
+)
+
+__all__ = ["METHODS", "ORIGINAL", "build_method", "tolerance_of"]
+
+Config = ReducerConfig | OriginalGTopKConfig
+ORIGINAL = "g-top-k-original"
+
+METHODS: Mapping[str, Callable[[float], Config]] = MappingProxyType(
+    {
+        "dense-fp32": lambda density: DenseConfig(),
+        "dense-bf16": lambda density: DenseConfig(wire_dtype="bfloat16"),
+        "dense-fp16": lambda density: DenseConfig(wire_dtype="float16"),
+        "gs-sgd": lambda density: GsSgdConfig(density=density, warmup_steps=0),
+        "gs-sgd-tree": lambda density: GsSgdConfig(
+            density=density, warmup_steps=0, collective="tree"
+        ),
+        "gs-sgd-whole": lambda density: GsSgdConfig(
+            density=density, warmup_steps=0, preselect_factor=0.0, wire_dtype="float32"
+        ),
+        "sketched-sgd": lambda density: SketchedSgdConfig(density=density, warmup_steps=0),
+        "top-k": lambda density: TopKConfig(density=density, warmup_steps=0),
+        "top-k-proposals": lambda density: TopKConfig(
+            density=density, warmup_steps=0, exchange="proposals"
+        ),
+        "g-top-k": lambda density: GTopKConfig(density=density, warmup_steps=0),
+        ORIGINAL: lambda density: OriginalGTopKConfig(density=density, warmup_steps=0),
+        "random-k": lambda density: RandomKConfig(density=density, warmup_steps=0),
+        "power-sgd": lambda density: PowerSgdConfig(rank=2, warmup_steps=0),
+    }
+)
+"""Method name -> configuration from the density k / d. `gs-sgd-whole` sketches the whole vector in single
+precision, as the papers do; `g-top-k-original` is `benchmarks.g_top_k_original`."""
+
+_TOLERANCES = {"dense-bf16": 5e-2, "dense-fp16": 1e-2, "power-sgd": 1e-4}
+
+
+def tolerance_of(method: str) -> float:
+    """Return how far, as a share of its norm, a method's arithmetic may miss a sum of integers."""
+    return _TOLERANCES.get(method, 1e-5)
+
+
+def build_method(
+    config: Config, parameters: Mapping[str, Tensor], group: dist.ProcessGroup
+) -> tuple[FlatLayout, Reducer]:
+    """Build a method's reducer for these parameters.
+
+    Raises:
+        GsdistError: the parameters or settings do not fit the method.
+    """
+    if isinstance(config, OriginalGTopKConfig):
+        layout = FlatLayout.from_parameters(parameters.items(), config.is_dense)
+        return layout, OriginalGTopKReducer(layout, config, group)
+    return build_reducer(config, parameters, group)

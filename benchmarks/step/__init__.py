@@ -1,0 +1,1 @@
+"""Time full training steps under DistributedDataParallel, over links of known rate."""
