@@ -99,7 +99,7 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         if not self._merge_tables():
             return None
         with self._recorder.phase("select"):
-            candidates, _ = self._sketch.heavy_hitters(self._sizes.candidates)
+            candidates = self._sketch.heavy_coordinates(self._sizes.candidates)
         reduced = self._reduce_values(candidates)
         if reduced is None:
             return None

@@ -79,7 +79,7 @@ class SketchedSgdReducer(GsSgdReducer):
         candidates = torch.arange(self._sizes.candidates)
         if verdict is _Verdict.GO_ON:
             self._wire.unpack(summed, self._sketch.table)
-            candidates, _ = self._sketch.heavy_hitters(self._sizes.candidates)
+            candidates = self._sketch.heavy_coordinates(self._sizes.candidates)
             peak = self._wire.peak
         header = torch.tensor([int(verdict), 0], dtype=torch.int32)
         header[1:].view(torch.float32).fill_(peak)

@@ -129,13 +129,23 @@ class CountSketch(Generic[ArrayT]):
         return like(self._estimate(self._checked_indices(indices)), self.table)
 
     def heavy_hitters(self, k: int) -> tuple[ArrayT, ArrayT]:
-        """Return the k coordinates of largest |estimate| and their estimates.
-
-        A pure function of the table: ties go to the lowest index, and where fewer than k estimates
-        differ from zero the lowest of the remaining indices fill up.
+        """Return the k coordinates of largest |estimate|, as `heavy_coordinates`, and their estimates.
 
         Returns:
             int64 indices, ascending, and float32 estimates.
+
+        Raises:
+            ConfigError: k is below 1 or above the dimension.
+            WireFormatError: the table holds NaN or infinity.
+        """
+        indices = self.heavy_coordinates(k)
+        return indices, self.estimate(indices)
+
+    def heavy_coordinates(self, k: int) -> ArrayT:
+        """Return the k coordinates of largest |estimate|, int64, ascending.
+
+        A pure function of the table: ties go to the lowest index, and where fewer than k estimates
+        differ from zero the lowest of the remaining indices fill up.
 
         Raises:
             ConfigError: k is below 1 or above the dimension.
@@ -151,7 +161,7 @@ class CountSketch(Generic[ArrayT]):
         indices = kernels.heavy_hitters(
             self._cells, self._format.seed, self._format.dimension, count, get_num_threads()
         )
-        return like(indices, self.table), like(self._estimate(indices), self.table)
+        return like(indices, self.table)
 
     def l2_estimate(self) -> float:
         """Return an estimate of the vector's Euclidean norm: from the median of the rows' energies.
