@@ -6,6 +6,7 @@ that both meet the same noise.
 """
 
 import copy
+import ctypes
 import gc
 import json
 import sys
@@ -90,8 +91,7 @@ def _measure_one(
     batches: Sequence[Any],
     referee: Referee,
 ) -> dict[str, Any]:
-    gc.collect()
-    _forget_peak_memory()
+    _give_memory_back()
     memory = _resident_bytes("VmRSS")
     try:
         tried = Contender(name, copy.deepcopy(network), workload, plan["density"])
@@ -130,7 +130,10 @@ def _wants_more(series: Series, plan: Mapping[str, Any]) -> bool:
     )
 
 
-def _forget_peak_memory() -> None:
+def _give_memory_back() -> None:
+    """Return what earlier contenders left to the system, and forget how much it was."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     # Linux: 5 sets the high-water mark of resident memory back to the present
     Path("/proc/self/clear_refs").write_text("5")
 
