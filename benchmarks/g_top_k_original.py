@@ -11,7 +11,6 @@ messages of k pairs, each closed by a barrier; one broadcast of the result.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +18,10 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gsdist.collectives import broadcast_from, rank_of, receive_from, send_to
+from gsdist.collectives import broadcast_from, receive_from, send_to
 from gsdist.errors import ConfigError
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.config import SparseConfig
-from gsdist.reducers.layout import FlatLayout
 from gsdist.sketch.select import top_k
 
 __all__ = ["OriginalGTopKConfig", "OriginalGTopKReducer"]
@@ -38,24 +36,15 @@ class OriginalGTopKConfig(SparseConfig):
     """Configure the original gTop-k."""
 
 
-class OriginalGTopKReducer(CompressedReducer):
+class OriginalGTopKReducer(CompressedReducer[OriginalGTopKConfig]):
     """Average the k coordinates that survive pairwise merges, at the original's cost."""
 
-    def __init__(
-        self,
-        layout: FlatLayout,
-        config: OriginalGTopKConfig,
-        group: dist.ProcessGroup | None = None,
-        **options: Any,
-    ) -> None:
-        """Allocate the state.
+    def _allocate(self) -> None:
+        """Check what the original asks for.
 
         Raises:
             ConfigError: the number of workers is no power of two.
         """
-        super().__init__(layout, config, group, **options)
-        self._config = config
-        self._rank = rank_of(group)
         if self._world_size & (self._world_size - 1):
             raise ConfigError(
                 f"the original gTop-k needs a power of two of workers, not {self._world_size}"

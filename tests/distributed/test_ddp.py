@@ -154,30 +154,39 @@ def masked(rank: int) -> dict[str, Any]:
 
 
 class SumInBackward(torch.autograd.Function):
-    """Do what SyncBatchNorm does: a collective inside the backward pass."""
+    """Do what SyncBatchNorm does: a collective inside the backward pass.
+
+    It has a group of its own: DDP itself sums which parameters were used, on the default group.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.clone()
-        dist.all_reduce(total)
-        return total / dist.get_world_size()
+        dist.all_reduce(total, group=ctx.group)
+        return total / dist.get_world_size(), None
 
 
 class Branching(nn.Module):
-    """Rank-dependent unused parameters, and a collective in the backward of what every rank uses."""
+    """Rank-dependent unused parameters, and a collective in the backward of what every rank uses.
+
+    On rank 0 all parameters are ready before that collective, elsewhere the stem's are ready after it: an
+    exchange that blocked backward would wait for the other ranks, and they for the collective.
+    """
 
     def __init__(self, rank: int) -> None:
         super().__init__()
-        self.stem = nn.Linear(32, 64)
+        self.stem = nn.Linear(64, 64)
         self.left, self.right, self.never = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64)
         self.use_left = rank == 0
+        self.group = dist.new_group()
 
     def forward(self, x: Tensor) -> Tensor:
-        middle = SumInBackward.apply(self.stem(x))
+        middle = SumInBackward.apply(x if self.use_left else self.stem(x), self.group)
         return (self.left if self.use_left else self.right)(middle)
 
 
@@ -193,7 +202,7 @@ def unused_parameters_and_collectives(rank: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(10 * step + rank)
         optimizer.zero_grad()
         gathered = torch.distributed.nn.functional.all_gather(
-            model(torch.randn(4, 32, generator=generator))
+            model(torch.randn(4, 64, generator=generator).requires_grad_())
         )
         torch.cat(list(gathered)).square().mean().backward()
         optimizer.step()
