@@ -15,6 +15,7 @@ import pytest
 from benchmarks.netlab import LabError, LabUnavailable, NetworkLab, RateError
 from benchmarks.netlab.kernel import in_namespace, read, require_rights_and_tools
 from benchmarks.netlab.network import existing
+from tests.processes import is_gone
 
 try:
     require_rights_and_tools()
@@ -166,22 +167,6 @@ def test_processes_that_left_their_session_do_not_outlive_the_run(lab: NetworkLa
     run = lab.run(["sh", "-c", "setsid sleep 300 & echo $!"], timeout=10)
     run.check()
     assert all(is_gone(int(result.stdout)) for result in run.ranks)
-
-
-def is_gone(process: int) -> bool:
-    """Say whether a killed process ends within two seconds; the kernel takes its time."""
-    limit = time.monotonic() + 2
-    while is_running(process) and time.monotonic() < limit:
-        time.sleep(0.02)
-    return not is_running(process)
-
-
-def is_running(process: int) -> bool:
-    try:
-        # a killed child waits for its new parent's attention as a zombie
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_a_closed_lab_says_so(lab: NetworkLab) -> None:

@@ -15,6 +15,7 @@ from benchmarks.netlab.launch import LabRun, RankResult, rank_environment, run_p
 from benchmarks.netlab.shaping import Shaper
 from gsdist.errors import ConfigError
 from gsdist.training.launch import detect_launch
+from tests.processes import is_gone
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,15 +144,7 @@ def test_a_rank_that_outlives_the_limit_is_killed_with_its_children() -> None:
     results = run_here("sleep 300 & echo $!; wait", 2, timeout=0.5)
     assert {result.ended for result in results} == {"killed at the time limit"}
     for result in results:
-        assert not is_running(int(result.stdout))
-
-
-def is_running(process: int) -> bool:
-    try:
-        # a killed child waits for its new parent's attention as a zombie
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+        assert is_gone(int(result.stdout))
 
 
 def test_the_others_are_killed_soon_after_one_rank_failed() -> None:

@@ -3,7 +3,6 @@
 import importlib.machinery
 import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from gsdist.data.download import (
     staging_folder,
 )
 from gsdist.errors import DataError
+from tests.processes import is_gone
 
 
 def _program(folder, name, script):
@@ -77,18 +77,7 @@ def test_time_limit_ends_the_whole_process_group(programs, target):
     with pytest.raises(DataError, match=r"did not end within 1 s"):
         _pack(target, time_limit=1)
     child = int((target / "child").read_text())
-    deadline = time.monotonic() + 10
-    while _is_running(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _is_running(child)
-
-
-def _is_running(pid):
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+    assert is_gone(child)
 
 
 def test_without_npm_the_wheel_is_used(tmp_path, target, monkeypatch):
