@@ -33,7 +33,7 @@ def main() -> None:
         nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    config = gsdist.GsSgdConfig(density=0.02, momentum="local")  # gsdist
+    config = gsdist.GsSgdConfig(compression=20)  # gsdist
     exchange = gsdist.attach(model, config, optimizer=optimizer)  # gsdist
 
     for epoch in range(10):

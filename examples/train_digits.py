@@ -22,7 +22,7 @@ def main() -> None:
         train=TrainConfig(
             epochs=10, batch_size=32, learning_rate=0.05, run_dir=Path("runs/digits")
         ),
-        reducer=GsSgdConfig(density=0.01, momentum="local"),
+        reducer=GsSgdConfig(compression=20),
         workload_name="classification",
         workload=settings,
     )

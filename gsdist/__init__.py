@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gsdist.integrations.ddp import GsSgdState, ReducerState, attach, gs_sgd_hook
-    from gsdist.reducers import DenseConfig, ExchangeStatistics, GsSgdConfig
+    from gsdist.reducers import DenseConfig, ExchangeStatistics, GsSgdConfig, GsSgdPaperConfig
     from gsdist.sketch import CountSketch, SketchFormat, build_info
 
 try:
@@ -22,6 +22,7 @@ __all__ = [
     "DenseConfig",
     "ExchangeStatistics",
     "GsSgdConfig",
+    "GsSgdPaperConfig",
     "GsSgdState",
     "ReducerState",
     "SketchFormat",
@@ -38,6 +39,7 @@ _HOMES = {
     "DenseConfig": "gsdist.reducers",
     "ExchangeStatistics": "gsdist.reducers",
     "GsSgdConfig": "gsdist.reducers",
+    "GsSgdPaperConfig": "gsdist.reducers",
     "GsSgdState": "gsdist.integrations.ddp",
     "ReducerState": "gsdist.integrations.ddp",
     "attach": "gsdist.integrations.ddp",

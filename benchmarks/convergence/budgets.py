@@ -10,7 +10,9 @@ from torch import Tensor
 
 from benchmarks.convergence.emulation import EmulatedExchange, dense_bytes
 from benchmarks.convergence.methods import Fittable, fill_amount, filled, sized
-from gsdist.reducers import FlatLayout
+from gsdist.errors import ConfigError
+from gsdist.reducers import FlatLayout, GsSgdConfig
+from gsdist.reducers.gs_sgd_config import ByteBudget, steps_to_next_refresh
 
 __all__ = ["Fit", "Fitter"]
 
@@ -48,7 +50,10 @@ class Fitter:
 
     def fit(self, base: Fittable, budget: float, *, warmup_share: float) -> Fit:
         """Fit one method to dense bytes / budget, `warmup_share` of it for dense steps at the start."""
-        numel = FlatLayout.from_parameters(self._parameters.items(), base.is_dense).compressed_numel
+        layout = FlatLayout.from_parameters(self._parameters.items(), base.is_dense)
+        if isinstance(base, GsSgdConfig):
+            return _fit_gs_sgd(base, layout, budget, self._steps)
+        numel = layout.compressed_numel
 
         planned = int(warmup_share * self._steps / budget)
         for warmup in range(planned, -1, -1):
@@ -104,6 +109,50 @@ class Fitter:
                 seen.append(exchange.last_bytes())
             self._probed[config] = (seen[0], seen[1], seen[2])
         return self._probed[config]
+
+
+def _fit_gs_sgd(base: GsSgdConfig, layout: FlatLayout, budget: float, steps: int) -> Fit:
+    """Find the compression setting whose whole run, with more refreshes at its start, keeps the budget."""
+    low, high = (
+        1.0,
+        4.0 * budget,
+    )  # the first sends too much, the second too little or is impossible
+    for _ in range(40):
+        middle = (low + high) / 2
+        reached = _gs_sgd_compression(replace(base, compression=middle), layout, steps)
+        if reached is not None and reached < budget:
+            low = middle
+        else:
+            high = middle
+    reached = _gs_sgd_compression(replace(base, compression=high), layout, steps)
+    config = replace(base, compression=low if reached is None else high)
+    reached = _gs_sgd_compression(config, layout, steps) or 1.0
+    return Fit(
+        config=config,
+        compression=reached,
+        meets=reached >= budget,
+        runs=reached * _CLOSE >= budget,
+    )
+
+
+def _gs_sgd_compression(config: GsSgdConfig, layout: FlatLayout, steps: int) -> float | None:
+    """Count a run's words by its schedule, None if nothing is left to choose coefficients by.
+
+    The first exchange of each kind sets a scale and travels in float32.
+    """
+    try:
+        divided = ByteBudget.of(config, layout)
+    except ConfigError:
+        return None
+    item = 2 if config.wire_dtype == "float16" else 4
+    ordinary = min(divided.coefficients, layout.compressed_numel) + divided.overhead_words
+    words, step = 0, 0
+    while step < steps:
+        following = min(step + steps_to_next_refresh(step, divided.interval), steps)
+        words += divided.refresh_words + (following - step - 1) * ordinary
+        step = following
+    scaling = divided.refresh_words + ordinary
+    return 4 * layout.numel * steps / (item * words + (4 - item) * scaling)
 
 
 def _largest(cost: Callable[[int], float], limit: float, low: int, high: int) -> int | None:

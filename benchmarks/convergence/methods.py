@@ -8,6 +8,7 @@ from types import MappingProxyType
 from benchmarks.convergence.oracle import OracleConfig
 from gsdist.reducers import (
     GsSgdConfig,
+    GsSgdPaperConfig,
     GTopKConfig,
     PowerSgdConfig,
     RandomKConfig,
@@ -20,6 +21,7 @@ __all__ = ["DENSE", "METHODS", "Fittable", "fill_amount", "filled", "sized"]
 
 Fittable = (
     GsSgdConfig
+    | GsSgdPaperConfig
     | TopKConfig
     | GTopKConfig
     | SketchedSgdConfig
@@ -35,8 +37,9 @@ DENSE = "dense"
 METHODS: Mapping[str, Fittable] = MappingProxyType(
     {
         "oracle": OracleConfig(momentum="local", min_numel=0),
-        "gs-sgd": GsSgdConfig(momentum="local", min_numel=0),
-        "gs-sgd-paper": GsSgdConfig(momentum="local", min_numel=0, preselect_factor=0.0),
+        "gs-sgd": GsSgdConfig(min_numel=0),
+        "gs-sgd-paper": GsSgdPaperConfig(momentum="local", min_numel=0),
+        "gs-sgd-paper-whole": GsSgdPaperConfig(momentum="local", min_numel=0, preselect_factor=0.0),
         "proposals": TopKConfig(momentum="local", min_numel=0, exchange="proposals"),
         "top-k": TopKConfig(momentum="local", min_numel=0),
         "g-top-k": GTopKConfig(momentum="local", min_numel=0),
@@ -49,14 +52,16 @@ METHODS: Mapping[str, Fittable] = MappingProxyType(
 """Settings that no budget changes, by the method's name; dense is no method, but what all are held against.
 
 Methods that choose coordinates get momentum correction, which all of them gain by; the original gTop-k and
-PowerSGD apply momentum after the exchange, as published. Only biases and normalisation travel whole: in nets
-as small as these, more would leave a small budget nothing to choose by. "gs-sgd-paper" sketches the whole
-vector as the paper's text says, "gs-sgd" what gsdist does by default.
+the low-rank methods (PowerSGD, gs-SGD) apply momentum after the exchange. Only biases and normalisation
+travel whole: in nets as small as these, more would leave a small budget nothing to choose by. "gs-sgd-paper"
+sketches each worker's largest coordinates, "gs-sgd-paper-whole" the whole vector.
 """
 
 
 def sized(config: Fittable, compressed_numel: int, amount: int) -> Fittable:
-    """Set what a method sends per step: the rank, or the number of coordinates it selects."""
+    """Set what a method sends per step: the rank, the number of coordinates it selects, or of words."""
+    if isinstance(config, GsSgdConfig):
+        return replace(config, compression=max(compressed_numel / amount, 1.0))
     if isinstance(config, SparseConfig):
         return replace(config, density=amount / compressed_numel)
     return replace(config, rank=amount)
@@ -67,14 +72,14 @@ def fill_amount(config: Fittable, compressed_numel: int) -> int | None:
 
     Columns come in blocks and ranks are few, so both leave a rest.
     """
-    if isinstance(config, GsSgdConfig):
+    if isinstance(config, GsSgdPaperConfig):
         return math.ceil(config.candidate_factor * round(config.density * compressed_numel))
     return config.warmup_steps if isinstance(config, PowerSgdConfig) else None
 
 
 def filled(config: Fittable, compressed_numel: int, amount: int) -> Fittable:
     """Set that amount: candidates of a sketch, or dense steps at the start of PowerSGD."""
-    if isinstance(config, GsSgdConfig):
+    if isinstance(config, GsSgdPaperConfig):
         selected = round(config.density * compressed_numel)
         return replace(config, candidate_factor=amount / selected)
     return replace(config, warmup_steps=amount)

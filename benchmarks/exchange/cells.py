@@ -62,7 +62,10 @@ def _figures(
     )
     low, median, high = np.percentile(own[0]["seconds"], (10, 50, 90)).tolist()
     local_cpu = max(statistics.median(r["local_cpu_seconds"] for r in one["own"]) for one in own)
-    transfers = [tuple(Transfer(**transfer) for transfer in one["transfers"]) for one in root]
+    transfers = [
+        (tuple(Transfer(**transfer) for transfer in one["transfers"]), one["exchanges"])
+        for one in root
+    ]
     return {
         "repetitions": len(root),
         "seconds_median": median,
@@ -81,16 +84,18 @@ def _figures(
         ),
         "interface_bytes": statistics.mean(own[0]["interface_bytes"]),
         "predicted_bytes": statistics.mean(
-            interface_bytes(one, ranks, calibration.bytes_per_message) for one in transfers
+            interface_bytes(every, ranks, calibration.bytes_per_message) / count
+            for every, count in transfers
         ),
         **{
             name: statistics.median(
-                predicted_seconds(one, ranks, calibration, rate=rate, local_seconds=seconds)
-                for one in transfers
+                predicted_seconds(every, ranks, calibration, rate=rate) / count + seconds
+                for every, count in transfers
             )
             for name, seconds in (("predicted_seconds", local), ("projected_seconds", local_cpu))
         },
         "collectives": root[-1]["transfers"],
+        "exchanges_per_repetition": root[-1]["exchanges"],
     }
 
 

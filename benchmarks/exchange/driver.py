@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from benchmarks.exchange.methods import Config, build_method
+from benchmarks.exchange.methods import Config, build_method, cycle_of
 from gsdist.collectives.cost_model import Transfer
 from gsdist.reducers import GradientBucket, GradientSlice
 
@@ -29,7 +29,24 @@ class Exchange:
     payload_bytes: int
     """Bytes this rank handed to collectives."""
     transfers: tuple[Transfer, ...]
-    """The collectives."""
+    """The collectives; of all exchanges if this is a mean."""
+    exchanges: int = 1
+    """How many exchanges this is the mean of."""
+
+    @classmethod
+    def mean(cls, every: "Sequence[Exchange]") -> "Exchange":
+        """Return the mean of some exchanges."""
+        count = len(every)
+        names = {name for one in every for name in one.phases}
+        return cls(
+            seconds=sum(one.seconds for one in every) / count,
+            cpu_seconds=sum(one.cpu_seconds for one in every) / count,
+            local_cpu_seconds=sum(one.local_cpu_seconds for one in every) / count,
+            phases={n: sum(one.phases.get(n, 0.0) for one in every) / count for n in names},
+            payload_bytes=round(sum(one.payload_bytes for one in every) / count),
+            transfers=tuple(transfer for one in every for transfer in one.transfers),
+            exchanges=count,
+        )
 
 
 class Driver:
@@ -48,6 +65,7 @@ class Driver:
             for name, shape in shapes.items()
         }
         self.layout, self.reducer = build_method(config, parameters, group)
+        self.settling, self.period = cycle_of(config, self.layout)
         self.buffer = torch.empty(self.layout.numel)
         slices, start = [], 0
         for segment in self.layout:

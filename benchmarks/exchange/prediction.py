@@ -63,17 +63,15 @@ def predicted_seconds(
     calibration: Calibration,
     *,
     rate: float | None,
-    local_seconds: float,
 ) -> float:
-    """Return the seconds of an exchange: its messages and bytes after the cost model, and its computing.
+    """Return the seconds of messages and bytes after the cost model.
 
     Args:
-        transfers: its collectives.
+        transfers: the collectives, one after the other.
         ranks: number of ranks.
         calibration: of the same lab.
         rate: bits per second of the links; None: as fast as the calibration found them.
-        local_seconds: measured seconds outside collectives.
     """
     bandwidth = calibration.bytes_per_second if rate is None else rate / 8
     link = Link(latency=calibration.seconds_per_message, bandwidth=bandwidth / FRAMING)
-    return cost_of(tuple(transfers), ranks).seconds(link) + local_seconds
+    return cost_of(tuple(transfers), ranks).seconds(link)

@@ -38,9 +38,14 @@ class Series:
     method: str
     driver: Driver
     seconds: list[float] = field(default_factory=list)
-    """Of the slowest rank, one entry per repetition."""
-    interface_bytes: list[int] = field(default_factory=list)
+    """Of the slowest rank, one entry per repetition: the mean of one cycle of the method."""
+    interface_bytes: list[float] = field(default_factory=list)
     own: list[Exchange] = field(default_factory=list)
+
+    def exchange(self, captured: list[Tensor], turn: int) -> Exchange:
+        """Exchange one of the captured gradients."""
+        self.driver.buffer.copy_(captured[turn % len(captured)])
+        return self.driver.exchange()
 
     def wants_more(self, plan: Plan) -> bool:
         """Tell whether another repetition is due; alike on all ranks."""
@@ -118,6 +123,9 @@ def measure(
         for method in methods
         if faults[method] is None
     ]
+    for series in every:
+        for turn in range(series.driver.settling):
+            series.exchange(captured, turn)
     for _ in range(plan.warm_up):
         for series in every:
             _repeat(series, captured, referee, counts=False)
@@ -137,14 +145,14 @@ def measure(
 def _repeat(
     series: Series, captured: list[Tensor], referee: Referee, *, counts: bool = True
 ) -> None:
-    series.driver.buffer.copy_(captured[len(series.seconds) % len(captured)])
     before = referee.meet()
-    own = series.driver.exchange()
+    period, first = series.driver.period, len(series.seconds)
+    own = Exchange.mean([series.exchange(captured, first + i) for i in range(period)])
     after = referee.meet(own.seconds)
     if counts:
         series.own.append(own)
         series.seconds.append(max(after.payloads))
-        series.interface_bytes.append(after.busiest_since(before))
+        series.interface_bytes.append(after.busiest_since(before) / period)
 
 
 def _cell(series: Series) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.exchange.driver import Driver
+from benchmarks.exchange.driver import Driver, Exchange
 from benchmarks.exchange.methods import METHODS
 from benchmarks.gradients import CapturedGradients, load
 from gsdist.collectives import LocalGroup, run_together
@@ -57,9 +57,9 @@ class Row:
     """On the busiest link, by the cost model."""
     predicted_messages: float
     """That follow one another, by the cost model."""
-    point_to_point_bytes: int
+    point_to_point_bytes: float
     """Sent and received by the busiest rank, counted."""
-    point_to_point_messages: int
+    point_to_point_messages: float
     """Sent and received by the busiest rank, counted."""
 
     def to_mapping(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def count_all(
 
 
 def count_gradients(method: str, gradients: CapturedGradients, workers: int, density: float) -> Row:
-    """Exchange the workers' captured gradients and count the last exchange."""
+    """Exchange the workers' captured gradients and count the mean of one cycle of the method."""
     config = METHODS[method](density)
 
     def exchange(group: LocalGroup) -> Any:
@@ -86,26 +86,31 @@ def count_gradients(method: str, gradients: CapturedGradients, workers: int, den
                 "ignore"
             )  # at a small d some settings save nothing: that is a result
             driver = Driver(config, gradients.shapes, group)
-        for gradient in gradients.of(group.rank()):
-            # the last exchange counts: a half-precision table travels so only once its scale is known
-            group.forget()
-            driver.buffer.copy_(gradient)
+        captured = gradients.of(group.rank())
+        # a half-precision sum travels so only once its scale is known
+        for turn in range(max(driver.settling, len(captured) - 1)):
+            driver.buffer.copy_(captured[turn % len(captured)])
             driver.exchange()
-        return driver.reducer.statistics().transfers_last_step
+        group.forget()
+        counted = []
+        for turn in range(driver.period):
+            driver.buffer.copy_(captured[turn % len(captured)])
+            counted.append(driver.exchange())
+        return Exchange.mean(counted)
 
     groups = CountingGroup.create(workers)
-    transfers = run_together(groups, exchange)[0]
-    cost = cost_of(transfers, workers)
+    seen = run_together(groups, exchange)[0]
+    cost, count = cost_of(seen.transfers, workers), seen.exchanges
     counting = [group for group in groups if isinstance(group, CountingGroup)]
     return Row(
         method=method,
         model=gradients.model,
         dimension=gradients.dimension,
         workers=workers,
-        predicted_bytes=cost.bytes,
-        predicted_messages=cost.messages,
-        point_to_point_bytes=max(g.sent_bytes + g.received_bytes for g in counting),
-        point_to_point_messages=max(g.messages for g in counting),
+        predicted_bytes=cost.bytes / count,
+        predicted_messages=cost.messages / count,
+        point_to_point_bytes=max(g.sent_bytes + g.received_bytes for g in counting) / count,
+        point_to_point_messages=max(g.messages for g in counting) / count,
     )
 
 

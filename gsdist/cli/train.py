@@ -60,7 +60,7 @@ Those beginning with --reducer. depend on the value of --reducer.
 examples:
   gsdist train classification --data digits --model mlp --epochs 5
   torchrun --nproc-per-node 2 -m gsdist train classification \\
-      --reducer gs-sgd --reducer.density 0.01 --model resnet20 \\
+      --reducer gs-sgd --reducer.compression 30 --model resnet20 \\
       --data cifar10 --checkpoint-every 500
   torchrun --nproc-per-node 2 -m gsdist train classification \\
       --config runs/latest/config.toml --resume

@@ -34,6 +34,7 @@ from gsdist.reducers import (
     GradientBucket,
     GradientSlice,
     GsSgdConfig,
+    GsSgdPaperConfig,
     MomentumCorrection,
     ReducerConfig,
     build_reducer,
@@ -262,14 +263,16 @@ class GsSgdState(ReducerState):
     def __init__(
         self,
         model: DistributedDataParallel,
-        config: GsSgdConfig,
+        config: GsSgdConfig | GsSgdPaperConfig,
         *,
         optimizer: Optimizer | None = None,
         grad_scaler: GradScaler | None = None,
     ) -> None:
         """Check that the config is gs-SGD's; otherwise as `ReducerState`."""
-        if not isinstance(config, GsSgdConfig):
-            raise InputTypeError(f"config is a {type(config).__name__}; it must be a GsSgdConfig")
+        if not isinstance(config, GsSgdConfig | GsSgdPaperConfig):
+            raise InputTypeError(
+                f"config is a {type(config).__name__}; it must be a GsSgdConfig or GsSgdPaperConfig"
+            )
         super().__init__(model, config, optimizer=optimizer, grad_scaler=grad_scaler)
 
 

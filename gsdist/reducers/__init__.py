@@ -5,6 +5,7 @@ from gsdist.reducers.dense import DenseConfig
 from gsdist.reducers.factory import REDUCER_CONFIGS, ReducerConfig, build_reducer
 from gsdist.reducers.g_top_k import GTopKConfig
 from gsdist.reducers.gs_sgd_config import GsSgdConfig
+from gsdist.reducers.gs_sgd_paper_config import GsSgdPaperConfig
 from gsdist.reducers.layout import FlatLayout, Segment
 from gsdist.reducers.power_sgd import PowerSgdConfig
 from gsdist.reducers.protocol import (
@@ -28,6 +29,7 @@ __all__ = [
     "GradientBucket",
     "GradientSlice",
     "GsSgdConfig",
+    "GsSgdPaperConfig",
     "MomentumCorrection",
     "PowerSgdConfig",
     "RandomKConfig",

@@ -1,28 +1,31 @@
 """Check inside a sum whether all ranks contributed the same integers.
 
-Each bit travels as its own 0/1 lane. The sum of a lane is 0 or the world size exactly when all ranks sent the
-same bit, a verdict that every rank reads off the reduced buffer alike. (Comparing the sum of a hash with
-world size times one's own hash is not such a verdict: one rank may see equality where another does not.)
+Each bit of a checksum of the integers travels as its own 0/1 lane. The sum of a lane is 0 or the world size
+exactly when all ranks sent the same bit, a verdict that every rank reads off the reduced buffer alike.
+(Comparing the sum of a hash with world size times one's own hash is not such a verdict: one rank may see
+equality where another does not.)
 """
 
+import struct
 from collections.abc import Sequence
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
-__all__ = ["LANES_PER_VALUE", "all_agree", "bit_lanes"]
+__all__ = ["LANES", "all_agree", "bit_lanes"]
 
-LANES_PER_VALUE = 32
+LANES = 32
+"""Lanes of one check."""
 
 
 def bit_lanes(values: Sequence[int]) -> Tensor:
-    """Spread the low 32 bits of each value over 0/1 lanes.
+    """Spread the bits of a checksum of some values over 0/1 lanes.
 
-    Returns a float32 tensor of shape (32 * len(values),), lowest bit first.
+    Of each value the low 32 bits count. Returns a float32 tensor of shape (LANES,), lowest bit first.
     """
-    words = torch.tensor([value & 0xFFFFFFFF for value in values], dtype=torch.int64)
-    shifts = torch.arange(LANES_PER_VALUE)
-    return ((words[:, None] >> shifts) & 1).to(torch.float32).flatten()
+    checksum = crc32(struct.pack(f"<{len(values)}I", *(value & 0xFFFFFFFF for value in values)))
+    return ((torch.tensor(checksum) >> torch.arange(LANES)) & 1).to(torch.float32)
 
 
 def all_agree(summed: Tensor, world_size: int) -> bool:

@@ -284,6 +284,10 @@ class CompressedReducer(ABC, Generic[ConfigT]):
         if self._momentum is not None:
             self._advance_momentum(update)
         self._residual, self._corrected = self._corrected, self._residual
+        self._remove_sent(update)
+
+    def _remove_sent(self, update: Update) -> None:
+        """Take what this worker has sent out of `_residual`, which holds the corrected gradient."""
         if update.sent is None:
             self._residual.zero_()
         else:

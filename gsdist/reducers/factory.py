@@ -14,6 +14,8 @@ from gsdist.reducers.dense import DenseConfig, DenseReducer
 from gsdist.reducers.g_top_k import GTopKConfig, GTopKReducer
 from gsdist.reducers.gs_sgd import GsSgdReducer
 from gsdist.reducers.gs_sgd_config import GsSgdConfig
+from gsdist.reducers.gs_sgd_paper import GsSgdPaperReducer
+from gsdist.reducers.gs_sgd_paper_config import GsSgdPaperConfig
 from gsdist.reducers.layout import FlatLayout
 from gsdist.reducers.power_sgd import PowerSgdConfig, PowerSgdReducer
 from gsdist.reducers.protocol import MomentumCorrection, Reducer
@@ -26,6 +28,7 @@ __all__ = ["REDUCER_CONFIGS", "ReducerConfig", "build_reducer"]
 ReducerConfig = (
     DenseConfig
     | GsSgdConfig
+    | GsSgdPaperConfig
     | TopKConfig
     | GTopKConfig
     | SketchedSgdConfig
@@ -38,6 +41,7 @@ REDUCER_CONFIGS: Mapping[str, type[ReducerConfig]] = MappingProxyType(
     {
         "dense": DenseConfig,
         "gs-sgd": GsSgdConfig,
+        "gs-sgd-paper": GsSgdPaperConfig,
         "top-k": TopKConfig,
         "g-top-k": GTopKConfig,
         "sketched-sgd": SketchedSgdConfig,
@@ -50,6 +54,7 @@ REDUCER_CONFIGS: Mapping[str, type[ReducerConfig]] = MappingProxyType(
 _COMPRESSED: Mapping[type[CompressedConfig], type[CompressedReducer[Any]]] = MappingProxyType(
     {
         GsSgdConfig: GsSgdReducer,
+        GsSgdPaperConfig: GsSgdPaperReducer,
         TopKConfig: TopKReducer,
         GTopKConfig: GTopKReducer,
         SketchedSgdConfig: SketchedSgdReducer,

@@ -1,151 +1,297 @@
-"""Exchange gradients by gs-SGD: sum Count-Sketches, agree on the heavy coordinates, fetch their exact sums.
+"""Exchange gradients by gs-SGD: find the sum's heavy directions in merged sketches, sum exactly along them.
 
-Source: gs-SGD (arXiv 2108.06004), of which only the abstract was at hand; this is a reconstruction, see
-docs/decisions.md. The exact second round follows Sketched-SGD (arXiv 1903.04488, section 3).
+A refresh is the two rounds of gs-SGD with directions of each layer's matrix in the place of coordinates: the
+workers' sketches are summed, all find the same heavy directions in the merged sketch, a second sum brings the
+exact values along them. Gradients keep their directions for many steps, so the steps between two refreshes
+need no search: all workers know the same basis and the energy that each coefficient has had in it, choose the
+same coefficients, and one sum brings their exact values. What a worker has not sent stays in its residual. No
+decision rests on one worker's gradient alone, so the result does not depend on how the data is split.
 
-=======  ==========================================================================
-symbol   here
-=======  ==========================================================================
-e_i      residual: what this worker has not yet sent
-u_i      momentum of this worker's gradient (momentum="local" only)
-v_i      corrected gradient, e_i + u_i (or e_i + g_i), what the step would send
-W_i      preselected coordinates: the p1*k largest of v_i
-S        merged table: the sum of all workers' sketches
-C        candidates: the p2*k coordinates with the largest estimates in S
-K        selected coordinates: the k of C with the largest exact sums
-p1, p2   preselect_factor, candidate_factor
-=======  ==========================================================================
+Sources: the two rounds are those of gs-SGD (arXiv 2108.06004, known by its abstract; `gs_sgd_paper` stays
+close to it), the exact projection on a range is PowerSGD's (arXiv 1905.13727), and the basis, eigenvectors of
+decayed second moments of rows and columns, is that of Shampoo (arXiv 1802.09568). See docs/gs-sgd.md.
 
-Collectives per step, all on one process group and in this order: an all-reduce of the table and a non-finite
-flag; an all-reduce of exact values, dense set and agreement lanes. When a half-precision table overflows in
-the sum, the first is repeated in float32.
+======  ============================================================================
+symbol  here
+======  ============================================================================
+M_i     corrected gradient of one parameter of worker i as an (n, m) matrix
+S       (n, rank): merged Count-Sketch, the sum of M_i times `sketch_columns`
+Q       (n, rank): orthonormal basis of S
+U, V    (n, a), (m, b): directions of rows and columns known to all workers
+C       (a, b): coefficients of the sum of all M_i, U^T M V
+q       energy: mean square of what a coefficient gains per step
+t       age: steps since a coefficient was sent
+======  ============================================================================
+
+Collectives: in a refresh an all-reduce of S, dense set and agreement lanes, then one of Q^T M and lanes; in
+all other steps one all-reduce of the chosen coefficients of C, dense set and lanes. A half-precision sum that
+overflows is repeated in float32.
 """
 
-import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gsdist.collectives import tree_all_reduce_sum
+from gsdist.errors import ConfigError
 from gsdist.reducers.compressed import CompressedReducer, Update
-from gsdist.reducers.gs_sgd_config import ExchangeSizes, GsSgdConfig
-from gsdist.reducers.protocol import GradientBucket
-from gsdist.reducers.wire import TableWire
-from gsdist.sketch import CountSketch, SketchFormat
+from gsdist.reducers.draw_seed import draw_seed
+from gsdist.reducers.gs_sgd_config import (
+    ByteBudget,
+    GsSgdConfig,
+    steps_to_next_refresh,
+)
+from gsdist.reducers.layout import Segment
+from gsdist.reducers.matrix_basis import (
+    MatrixBasis,
+    Refreshed,
+    orthonormal,
+    sketch_columns,
+    split_like,
+)
+from gsdist.reducers.wire import SumWire
 from gsdist.sketch.select import top_k
 
 __all__ = ["GsSgdReducer"]
 
-_USELESS_SHARE = 0.25
-"""Share of the dense bytes above which a user is warned."""
+_ENERGY_DECAY = 0.9
+"""Weight of what was known of a coefficient's energy when it is seen again."""
+_MOST_HALF_LANES = 2048
+"""World size up to which float16 counts the agreement lanes exactly."""
 
 
 class GsSgdReducer(CompressedReducer[GsSgdConfig]):
-    """Average the heavy coordinates of the summed gradient, keep the rest for later steps."""
+    """Average the gradient in its heaviest directions, keep the rest for later steps."""
 
     def _allocate(self) -> None:
-        self._wire = TableWire(self._config.wire_dtype)
-        self._sizes = ExchangeSizes.at(0, self._config, self._layout)
-        self._sketch = self._new_sketch()
-        self._warn_if_useless()
-
-    def _warn_if_useless(self) -> None:
-        config, sizes = self._config, ExchangeSizes.at(2**62, self._config, self._layout)
-        cell_bytes = 4 if config.wire_dtype == "float32" else 2
-        step_bytes = cell_bytes * config.rows * sizes.columns + 4 * sizes.candidates
-        share = step_bytes / (4 * self._layout.compressed_numel)
-        if share > _USELESS_SHARE and self._rank == 0:
-            warnings.warn(
-                f"gs-SGD sends {share:.0%} of the bytes of a dense exchange with density="
-                f"{config.density}, rows={config.rows}, column_factor={config.column_factor}, "
-                f"candidate_factor={config.candidate_factor}; lower them, or use the dense reducer",
-                stacklevel=4,
+        config, layout = self._config, self._layout
+        if config.wire_dtype == "float16" and self._world_size > _MOST_HALF_LANES:
+            raise ConfigError(
+                f'wire_dtype is "float16" with {self._world_size} workers; beyond {_MOST_HALF_LANES} set '
+                'wire_dtype="float32"'
             )
-
-    def _new_sketch(self) -> CountSketch[Tensor]:
-        sketch_format = SketchFormat(
-            rows=self._config.rows,
-            columns=self._sizes.columns,
-            seed=self._config.seed,
-            dimension=self._layout.compressed_size,
-        )
-        return CountSketch(sketch_format, torch.zeros(sketch_format.table_shape))
-
-    def _begin_step(self) -> None:
-        self._sizes = ExchangeSizes.at(self._step, self._config, self._layout)
-        if self._sketch.format.columns == self._sizes.columns:
-            self._sketch.zero_()
-        else:
-            self._sketch = self._new_sketch()
+        self._budget = ByteBudget.of(config, layout)
+        self._bases = {
+            s.name: MatrixBasis.unknown(*s.matrix_shape, config.max_directions)
+            for s in layout.compressed
+        }
+        self._shapes = [basis.shape for basis in self._bases.values()]
+        count = sum(shape.numel() for shape in self._shapes)
+        self._coefficients = torch.zeros(count)
+        self._energy, self._age = torch.zeros(count), torch.ones(count)
+        self._approximation = torch.zeros(layout.compressed_size)
+        self._wires = {p: SumWire(config.wire_dtype) for p in ("sketch", "factors", "values")}
+        self._next_refresh = self._last_refresh = config.warmup_steps
+        self._sent: dict[str, tuple[Tensor, Tensor]] = {}
+        self._found: dict[str, Refreshed] = {}
+        self._chosen: Tensor | None = None
 
     @property
-    def _sketches_on_push(self) -> bool:
-        whole_vector = self._config.preselect_factor == 0
-        return whole_vector and not self._config.deterministic and not self._warming_up
-
-    def _absorbed(self, bucket: GradientBucket) -> None:
-        if not self._sketches_on_push:
-            return
-        with self._recorder.phase("encode"):
-            for slice_ in bucket.slices:
-                if slice_.segment.compressed:
-                    part = slice_.segment.flat_view(self._corrected)
-                    self._sketch.encode(part, slice_.segment.offset)
+    def _matrices(self) -> list[tuple[Segment, MatrixBasis, Tensor]]:
+        """Pair every compressed parameter with its basis and its corrected gradient as a matrix."""
+        return [
+            (s, self._bases[s.name], s.matrix_view(self._corrected))
+            for s in self._layout.compressed
+        ]
 
     def _exchange(self) -> Update | None:
-        self._complete_sketch()
-        if not self._merge_tables():
-            return None
+        self._sent, self._found, self._chosen = {}, {}, None
+        if self._step == self._next_refresh:
+            return self._refresh()
+        return self._sum_coefficients()
+
+    # ---- between refreshes --------------------------------------------------------------------------
+
+    def _sum_coefficients(self) -> Update | None:
+        with self._recorder.phase("project"):
+            mine = torch.empty_like(self._coefficients)
+            for (_, basis, matrix), out in zip(self._matrices, self._split(mine), strict=True):
+                basis.project(matrix, out)
         with self._recorder.phase("select"):
-            candidates = self._sketch.heavy_coordinates(self._sizes.candidates)
-        reduced = self._reduce_values(candidates)
+            count = min(self._budget.coefficients, mine.numel())
+            chosen = top_k(self._energy * self._age, count)
+        fingerprint = torch.cat([chosen, self._basis_fingerprint()])
+        reduced = self._sum("values", [mine[chosen], self._dense], fingerprint)
         if reduced is None:
             return None
-        sums, dense_sums = reduced
-        with self._recorder.phase("select"):
-            best = top_k(sums, min(self._sizes.selected, sums.numel()))
-            selected = candidates[best]
-        return Update(sums=sums[best], indices=selected, sent=selected, dense_sums=dense_sums)
+        (sums, dense_sums), (sent, _) = reduced
+        with self._recorder.phase("decode"):
+            mine.zero_()[chosen] = sent
+            self._coefficients.zero_()[chosen] = sums
+            both = zip(
+                self._matrices, self._split(mine), self._split(self._coefficients), strict=True
+            )
+            for (segment, basis, _), own, summed in both:
+                left, right = basis.expand(summed)
+                torch.matmul(left, right, out=segment.matrix_view(self._approximation))
+                self._sent[segment.name] = basis.expand(own)
+        self._chosen = chosen
+        return self._update(dense_sums)
 
-    def _complete_sketch(self) -> None:
-        if self._sketches_on_push or not self._finite:  # selection needs finite values
-            return
+    def _note_coefficients(self, chosen: Tensor) -> None:
+        """Take note of the coefficients of a step that is applied."""
+        seen = self._coefficients[chosen].square_().div_(self._age[chosen])
+        self._energy[chosen] = _ENERGY_DECAY * self._energy[chosen] + (1 - _ENERGY_DECAY) * seen
+        self._age += 1.0
+        self._age[chosen] = 1.0
+        summed = self._split(self._coefficients)
+        for basis, coefficients in zip(self._bases.values(), summed, strict=True):
+            basis.follow(coefficients, self._config.direction_decay)
+
+    # ---- refresh ------------------------------------------------------------------------------------
+
+    def _refresh(self) -> Update | None:
         with self._recorder.phase("encode"):
-            if self._config.preselect_factor == 0:
-                self._sketch.encode(self._corrected)
-            else:
-                chosen = top_k(self._corrected, self._sizes.preselected)
-                self._sketch.encode_sparse(chosen, self._corrected[chosen])
+            sketches = [matrix @ self._sketch_columns(s) for s, _, matrix in self._matrices]
+        reduced = self._sum("sketch", [*sketches, self._dense], self._basis_fingerprint())
+        if reduced is None:
+            return None
+        merged, dense_sums = reduced[0][:-1], reduced[0][-1]
+        with self._recorder.phase("select"):
+            ranges = [orthonormal(sketch) for sketch in merged]
+        with self._recorder.phase("encode"):
+            factors = [q.mT @ m for q, (_, _, m) in zip(ranges, self._matrices, strict=True)]
+        reduced = self._sum("factors", factors, torch.empty(0, dtype=torch.int64))
+        if reduced is None:
+            return None
+        with self._recorder.phase("decode"):
+            for segment, q, factor, own in zip(
+                self._layout.compressed, ranges, *reduced, strict=True
+            ):
+                torch.matmul(q, factor, out=segment.matrix_view(self._approximation))
+                self._found[segment.name] = Refreshed(range_basis=q, factor=factor)
+                self._sent[segment.name] = (q, own)
+        return self._update(dense_sums)
 
-    def _merge_tables(self) -> bool:
-        """Sum the tables of all ranks; tell whether the step may go on, alike on every rank."""
-        table = self._sketch.table
-        buffer = self._wire.pack(table, flag=not self._finite)
-        self._all_reduce(buffer, "allreduce_table")
-        overflown = buffer[-1] == 0 and not torch.isfinite(buffer).all()
-        if overflown and buffer.dtype != torch.float32:
-            buffer = self._wire.pack(table, flag=False, exact=True)
-            self._all_reduce(buffer, "allreduce_table")
-        if buffer[-1] != 0 or not torch.isfinite(buffer).all():
-            return False
-        self._wire.unpack(buffer, table)
-        return True
+    def _sketch_columns(self, segment: Segment) -> Tensor:
+        seed = draw_seed(self._config.seed, self._step, segment.offset)
+        return sketch_columns(segment.matrix_shape[1], self._budget.ranks[segment.name], seed)
 
-    def _all_reduce(self, buffer: Tensor, phase: str) -> None:
-        if self._config.collective == "native":
-            super()._all_reduce(buffer, phase)
+    def _turn_bases(self) -> None:
+        """Turn every basis towards what an applied refresh found, and carry the energies over."""
+        first = self._step == self._config.warmup_steps
+        elapsed = max(self._step - self._last_refresh, 1)
+        energies, ages = self._split(self._energy), self._split(self._age)
+        for (name, basis), energy, age in zip(self._bases.items(), energies, ages, strict=True):
+            found = self._found[name]
+            before = basis.coefficients_of(found).square_()
+            turns = basis.absorb(found, self._config.direction_decay)
+            after = basis.coefficients_of(found).square_()
+            left, right = (turn.square_() for turn in turns)
+            if first:
+                energy.copy_(_spread(after))
+                continue
+            unknown = (after - left @ before @ right.mT).clamp_min_(0.0).div_(elapsed)
+            known = torch.lerp(before.div_(age), energy, _ENERGY_DECAY)
+            energy.copy_(left @ known @ right.mT).add_(unknown, alpha=1 - _ENERGY_DECAY)
+        self._age.fill_(1.0)
+        self._last_refresh = self._step
+        since_warmup = self._step - self._config.warmup_steps
+        self._next_refresh = self._step + steps_to_next_refresh(since_warmup, self._budget.interval)
+
+    # ---- both ---------------------------------------------------------------------------------------
+
+    def _split(self, flat: Tensor) -> list[Tensor]:
+        """View a vector of all coefficients as one (a, b) matrix per compressed parameter."""
+        return split_like(flat, self._shapes)
+
+    def _basis_fingerprint(self) -> Tensor:
+        """Sum the bits of all bases, so that ranks which disagree about one stop; int64 `(1,)`."""
+        sides = [side for b in self._bases.values() for side in (b.left, b.right)]
+        return torch.stack([side.view(torch.int32).sum() for side in sides]).sum(
+            dim=0, keepdim=True
+        )
+
+    def _sum(
+        self, subject: str, parts: list[Tensor], agreed: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]] | None:
+        """Sum tensors over all ranks; None when all ranks give the step up.
+
+        Returns the sums and, as the wire carried them, this rank's own, all float32.
+        """
+        wire, shapes = self._wires[subject], [part.shape for part in parts]
+        values = torch.cat([part.flatten() for part in parts])
+        own, sums = torch.empty_like(values), torch.empty_like(values)
+        lanes = self._flag_and_lanes(agreed)
+        for exact in (False, True):
+            buffer = wire.pack(values, lanes, exact=exact)
+            wire.unpack(buffer, own)
+            self._all_reduce(buffer, f"allreduce_{subject}")
+            tail = buffer[values.numel() :].float()
+            if buffer.dtype == torch.float32 or tail[0] != 0 or torch.isfinite(buffer).all():
+                break
+        wire.unpack(buffer, sums)
+        if not self._accepts(sums, tail):
+            return None
+        wire.remember(sums)
+        return split_like(sums, shapes), split_like(own, shapes)
+
+    def _update(self, dense_sums: Tensor) -> Update:
+        if self._mask is not None:
+            self._approximation.mul_(self._mask)
+        return Update(sums=self._approximation, indices=None, sent=None, dense_sums=dense_sums)
+
+    def _commit(self, update: Update) -> None:
+        super()._commit(update)
+        if self._chosen is not None:
+            self._note_coefficients(self._chosen)
+        elif self._found:
+            self._turn_bases()
+
+    def _remove_sent(self, update: Update) -> None:
+        if self._warming_up:
+            super()._remove_sent(update)
             return
-        self._recorder.issued("tree_all_reduce", buffer)
-        with self._recorder.phase(phase):
-            tree_all_reduce_sum(buffer, self._group, phase=f"step {self._step}, {phase}")
+        for segment in self._layout.compressed:
+            left, right = self._sent[segment.name]
+            segment.matrix_view(self._residual).addmm_(left, right, alpha=-1.0)
+        if self._mask is not None:
+            self._residual.mul_(self._mask)
+
+    # ---- state --------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Add what sets the table's scale on the wire."""
-        return {**super().state_dict(), "table_peak": self._wire.peak}
+        """Add the bases, the energies and when to refresh next; alike on all ranks."""
+        return {
+            **super().state_dict(),
+            "bases": {name: _copied(asdict(basis)) for name, basis in self._bases.items()},
+            "energy": self._energy.clone(),
+            "age": self._age.clone(),
+            "refreshes": [self._last_refresh, self._next_refresh],
+            "peaks": {subject: wire.peak for subject, wire in self._wires.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned on this rank."""
+        """Restore what `state_dict` returned on this rank.
+
+        Raises:
+            ConfigError: the state is of another model, or of another max_directions.
+        """
+        if state["energy"].shape != self._energy.shape:
+            raise ConfigError(
+                f"the saved state holds {state['energy'].numel()} coefficients, this model with "
+                f"max_directions={self._config.max_directions} has {self._energy.numel()}; resume with the "
+                "model and max_directions of the run that saved it"
+            )
         super().load_state_dict(state)
-        self._wire.peak = float(state["table_peak"])
+        self._bases = {name: MatrixBasis(**_copied(state["bases"][name])) for name in self._bases}
+        self._energy.copy_(state["energy"])
+        self._age.copy_(state["age"])
+        self._last_refresh, self._next_refresh = state["refreshes"]
+        for subject, wire in self._wires.items():
+            wire.peak = float(state["peaks"][subject])
+
+
+def _spread(energies: Tensor) -> Tensor:
+    """Guess all energies (a, b) from the totals of rows and columns.
+
+    A first refresh sees only a diagonal: its own directions are those of the basis it makes.
+    """
+    total = energies.sum().clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.outer(energies.sum(dim=1), energies.sum(dim=0)).div_(total)
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}

@@ -1,78 +1,143 @@
-"""Configure gs-SGD and derive from it how much travels."""
+"""Configure gs-SGD and divide its bytes."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from gsdist.reducers.config import SparseConfig, check_fields
+from gsdist.errors import ConfigError
+from gsdist.reducers.agreement_lanes import LANES
+from gsdist.reducers.config import CompressedConfig, check_fields
 from gsdist.reducers.layout import FlatLayout
-from gsdist.reducers.wire import WireDtype, require_wire_dtype
-from gsdist.sketch import BLOCK
 
-__all__ = ["ExchangeSizes", "GsSgdConfig"]
+__all__ = ["ByteBudget", "GsSgdConfig", "steps_to_next_refresh"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GsSgdConfig(SparseConfig):
+class GsSgdConfig(CompressedConfig):
     """Configure gs-SGD."""
 
-    rows: int = 5
-    """Rows of the table; odd."""
-    column_factor: float = 2.0
-    """Columns per selected coordinate, c / k; rounded up to a multiple of the sketch block."""
-    preselect_factor: float = 2.0
-    """p1: each worker sketches its p1*k largest coordinates; 0: the whole vector."""
-    candidate_factor: float = 4.0
-    """p2: the second round fetches exact sums of p2*k candidates."""
-    wire_dtype: WireDtype = "float16"
-    """Precision in which the table travels; exact values travel in float32."""
-    collective: Literal["native", "tree"] = "native"
-    """Sum by the backend's all-reduce, or along a tree: more bytes in fewer messages."""
+    compression: float = 30.0
+    """Bytes of a dense float32 exchange over those of this one, in the mean of many steps."""
+    refresh_interval: int = 10
+    """Steps from one sketch to the next; fewer at the start, more where its bytes do not suffice."""
+    refresh_share: float = 0.25
+    """Share of the bytes that goes into sketches and the exact values they lead to."""
+    direction_decay: float = 0.95
+    """Factor per step by which what is known of directions fades."""
+    max_directions: int = 64
+    """Directions kept per side of a matrix; computing time per step is proportional to them."""
+    wire_dtype: Literal["float32", "float16"] = "float16"
+    """Precision of all sums on the wire; what a worker rounds away stays in its residual."""
     seed: int = 0
-    """Seed of the sketch's hash functions, equal on all ranks."""
-    deterministic: bool = False
-    """Sketch in the order of the model's parameters: a restarted run gives the same bits."""
+    """Seed of the sketches, equal on all ranks."""
+    warmup_steps: int = 0
+    """Steps at the start that exchange the whole gradient."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        SparseConfig.__post_init__(self)
-        require_wire_dtype(self.wire_dtype)
+        # Not super(): dataclasses with slots are made twice, and super() would see the first.
+        CompressedConfig.__post_init__(self)
         checks = {
-            "rows": (self.rows % 2 == 1 and 1 <= self.rows <= 15, "odd and in 1..15"),
-            "column_factor": (self.column_factor > 0, "positive"),
-            "preselect_factor": (
-                self.preselect_factor == 0 or self.preselect_factor >= 1,
-                "0 (sketch the whole vector) or at least 1",
+            "compression": (1 <= self.compression < math.inf, "at least 1"),
+            "refresh_interval": (self.refresh_interval >= 1, "at least 1"),
+            "refresh_share": (0 < self.refresh_share < 1, "between 0 and 1"),
+            "direction_decay": (0 < self.direction_decay < 1, "between 0 and 1"),
+            "max_directions": (self.max_directions >= 1, "at least 1"),
+            "wire_dtype": (
+                self.wire_dtype in ("float32", "float16"),
+                '"float32" or "float16"',
             ),
-            "candidate_factor": (self.candidate_factor >= 1, "at least 1"),
-            "collective": (self.collective in ("native", "tree"), '"native" or "tree"'),
             "seed": (0 <= self.seed < 2**64, "in 0..2**64-1"),
         }
         check_fields(self, checks)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExchangeSizes:
-    """Hold the counts of one step."""
+def steps_to_next_refresh(step: int, interval: int) -> int:
+    """Return how long the directions found in a step are used, steps counted from the first compressed.
 
-    selected: int
-    candidates: int
-    preselected: int
-    columns: int
+    Directions turn fastest at the start of a training.
+    """
+    return min(interval, max(1, step // 3))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ByteBudget:
+    """Hold what the bytes per step allow."""
+
+    interval: int
+    """Steps from one refresh to the next."""
+    ranks: Mapping[str, int]
+    """Columns of each compressed parameter's sketch."""
+    coefficients: int
+    """Exact sums in each step between refreshes."""
+    refresh_words: int
+    """Values that a refresh sends, both rounds together."""
+    overhead_words: int
+    """Values that travel in every step besides: dense set and agreement lanes."""
 
     @classmethod
-    def at(cls, step: int, config: GsSgdConfig, layout: FlatLayout) -> "ExchangeSizes":
-        """Compute them; candidates and preselected are at most all coordinates."""
-        selected = config.selected_at(step, layout)
+    def of(cls, config: GsSgdConfig, layout: FlatLayout) -> "ByteBudget":
+        """Divide the bytes between refreshes and the steps between them.
 
-        def at_most_all(factor: float) -> int:
-            count = math.ceil(factor * selected)
-            # All means padding too: padding must not take the place of a parameter.
-            return count if count < layout.compressed_numel else layout.compressed_size
-
+        Raises:
+            ConfigError: nothing is left after dense set and agreement lanes.
+        """
+        item = 4 if config.wire_dtype == "float32" else 2
+        words = 4 * layout.numel / (config.compression * item)
+        overhead = layout.dense_size + _FLAG_AND_LANES
+        interval, ranks = _refresh(config, layout, words, overhead)
+        refresh = _refresh_words(layout, ranks, overhead)
+        between = (words * interval - refresh) / (interval - 1) if interval > 1 else words
+        coefficients = math.floor(between) - overhead
+        if coefficients < 1:
+            raise ConfigError(
+                f"compression={config.compression:g} leaves {item * words:.0f} bytes per step, of which the "
+                f"dense set ({layout.dense_size} values) and the agreement lanes take {item * overhead}; "
+                f"lower compression below {4 * layout.numel / (item * overhead):.3g}"
+            )
         return cls(
-            selected=selected,
-            candidates=at_most_all(config.candidate_factor),
-            preselected=at_most_all(config.preselect_factor),
-            columns=BLOCK * math.ceil(config.column_factor * selected / BLOCK),
+            interval=interval,
+            ranks=ranks,
+            coefficients=coefficients,
+            refresh_words=refresh,
+            overhead_words=overhead,
         )
+
+
+_FLAG_AND_LANES = 1 + LANES
+
+
+def _refresh(
+    config: GsSgdConfig, layout: FlatLayout, words: float, overhead: int
+) -> tuple[int, dict[str, int]]:
+    """Choose interval and ranks; one column of every matrix is the least a refresh can do."""
+    least = _refresh_words(layout, _ranks(layout, 0.0), overhead)
+    share = config.refresh_share * words
+    interval = max(config.refresh_interval, math.ceil(least / share))
+    low, high = 0.0, 2.0  # of a matrix's entries; a sketch of full rank may have more than those
+    if _refresh_words(layout, _ranks(layout, high), overhead) <= share * interval:
+        return interval, _ranks(layout, high)
+    for _ in range(30):
+        middle = (low + high) / 2
+        if _refresh_words(layout, _ranks(layout, middle), overhead) <= share * interval:
+            low = middle
+        else:
+            high = middle
+    return interval, _ranks(layout, low)
+
+
+def _ranks(layout: FlatLayout, share: float) -> dict[str, int]:
+    """Give every matrix as many columns as use up a share of its entries, both rounds together."""
+    ranks = {}
+    for segment in layout.compressed:
+        rows, columns = segment.matrix_shape
+        wanted = round(share * rows * columns / (rows + columns))
+        ranks[segment.name] = min(max(wanted, 1), rows, columns)
+    return ranks
+
+
+def _refresh_words(layout: FlatLayout, ranks: Mapping[str, int], overhead: int) -> int:
+    # Both rounds carry lanes; the dense set travels in the first.
+    sides = (ranks[s.name] * sum(s.matrix_shape) for s in layout.compressed)
+    return sum(sides) + overhead + _FLAG_AND_LANES

@@ -35,6 +35,15 @@ class Segment:
         """Return the element after the last."""
         return self.offset + self.numel
 
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Return the shape of this parameter as a matrix: first dimension by all others."""
+        return self.shape[0], self.numel // self.shape[0]
+
+    def matrix_view(self, vector: Tensor) -> Tensor:
+        """View this parameter's elements of a flat vector as a matrix of `matrix_shape`, in memory order."""
+        return self.flat_view(vector).view(self.matrix_shape)
+
     def flat_view(self, vector: Tensor) -> Tensor:
         """View this parameter's elements of a flat vector as a 1-D tensor in memory order."""
         return vector[self.offset : self.stop]

@@ -24,6 +24,7 @@ from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.config import CompressedConfig, check_fields
 from gsdist.reducers.draw_seed import draw_seed
 from gsdist.reducers.layout import Segment
+from gsdist.reducers.matrix_basis import orthonormal, split_like
 
 __all__ = ["PowerSgdConfig", "PowerSgdReducer"]
 
@@ -59,7 +60,7 @@ class PowerSgdReducer(CompressedReducer[PowerSgdConfig]):
     def _random_right(self, segment: Segment) -> Tensor:
         seed = draw_seed(self._config.seed, self._step, segment.offset)
         generator = torch.Generator().manual_seed(seed)
-        rows, columns = _matrix_shape(segment)
+        rows, columns = segment.matrix_shape
         rank = min(self._config.rank, rows, columns)
         return torch.randn(columns, rank, generator=generator)
 
@@ -68,7 +69,7 @@ class PowerSgdReducer(CompressedReducer[PowerSgdConfig]):
         with self._recorder.phase("encode"):
             if not self._config.warm_start:
                 self._right = {s.name: self._random_right(s) for s in segments}
-            matrices = [_matrix(self._corrected, segment) for segment in segments]
+            matrices = [segment.matrix_view(self._corrected) for segment in segments]
             left = [m @ self._right[s.name] for m, s in zip(matrices, segments, strict=True)]
         shapes = [factor.shape for factor in left]
         tail = torch.cat([self._dense, self._flag_and_lanes(indices=None)])
@@ -78,27 +79,25 @@ class PowerSgdReducer(CompressedReducer[PowerSgdConfig]):
         if not self._accepts(sums, buffer[sums.numel() :]):
             return None
         with self._recorder.phase("select"):
-            left = [_orthonormal(factor) for factor in _split(buffer, shapes)]
+            left = [orthonormal(factor) for factor in split_like(buffer, shapes)]
         with self._recorder.phase("encode"):
             right = [m.mT @ p for m, p in zip(matrices, left, strict=True)]
         right_buffer = torch.cat([factor.flatten() for factor in right])
         self._all_reduce(right_buffer, "allreduce_right")
-        right = _split(right_buffer, [factor.shape for factor in right])
+        right = split_like(right_buffer, [factor.shape for factor in right])
         with self._recorder.phase("decode"):
             approximation = torch.zeros_like(self._corrected)
             for segment, p, q in zip(segments, left, right, strict=True):
-                _matrix(approximation, segment).copy_(p @ q.mT)
+                segment.matrix_view(approximation).copy_(p @ q.mT)
                 self._right[segment.name] = q
         dense_sums = sums[sums.numel() - self._layout.dense_size :]
         return Update(sums=approximation, indices=None, sent=None, dense_sums=dense_sums)
 
-    def _commit(self, update: Update) -> None:
-        kept = None
-        if not self._warming_up:
-            kept = torch.sub(self._corrected, update.sums, alpha=1.0 / self._world_size)
-        super()._commit(update)
-        if kept is not None:
-            self._residual.copy_(kept)
+    def _remove_sent(self, update: Update) -> None:
+        if self._warming_up:
+            super()._remove_sent(update)
+        else:
+            self._residual.sub_(update.sums, alpha=1.0 / self._world_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Add the factors that the next step starts from."""
@@ -108,28 +107,3 @@ class PowerSgdReducer(CompressedReducer[PowerSgdConfig]):
         """Restore what `state_dict` returned on this rank."""
         super().load_state_dict(state)
         self._right = {name: state["right"][name].clone() for name in self._right}
-
-
-def _matrix_shape(segment: Segment) -> tuple[int, int]:
-    rows = segment.shape[0]
-    return rows, segment.numel // rows
-
-
-def _matrix(vector: Tensor, segment: Segment) -> Tensor:
-    """View a parameter's part of a flat vector as a matrix: first dimension by all others."""
-    return segment.flat_view(vector).view(_matrix_shape(segment))
-
-
-def _split(buffer: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
-    ends = torch.tensor([shape.numel() for shape in shapes]).cumsum(0).tolist()
-    starts = [0, *ends[:-1]]
-    return [buffer[a:b].view(s) for a, b, s in zip(starts, ends, shapes, strict=True)]
-
-
-def _orthonormal(factor: Tensor) -> Tensor:
-    """Return an orthonormal basis of the columns' span.
-
-    Equal bits give equal bits on processors of one kind; workers must not be mixed.
-    """
-    basis: Tensor = torch.linalg.qr(factor).Q
-    return basis

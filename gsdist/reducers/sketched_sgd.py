@@ -18,8 +18,8 @@ from torch import Tensor
 
 from gsdist.collectives import broadcast_from, gather_to
 from gsdist.reducers.compressed import Update
-from gsdist.reducers.gs_sgd import GsSgdReducer
-from gsdist.reducers.gs_sgd_config import GsSgdConfig
+from gsdist.reducers.gs_sgd_paper import GsSgdPaperReducer
+from gsdist.reducers.gs_sgd_paper_config import GsSgdPaperConfig
 from gsdist.reducers.sparse_entries import index_dtype, pack_entries, unpack_entries
 from gsdist.sketch.select import top_k
 
@@ -36,11 +36,11 @@ class _Verdict(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SketchedSgdConfig(GsSgdConfig):
+class SketchedSgdConfig(GsSgdPaperConfig):
     """Configure Sketched-SGD; the fields mean what they mean for gs-SGD."""
 
 
-class SketchedSgdReducer(GsSgdReducer):
+class SketchedSgdReducer(GsSgdPaperReducer):
     """Average the heavy coordinates that a parameter server finds."""
 
     def _exchange(self) -> Update | None:
@@ -54,7 +54,8 @@ class SketchedSgdReducer(GsSgdReducer):
 
     def _find_candidates(self, *, exact: bool) -> tuple[_Verdict, Tensor]:
         """Let the server choose from the sum of all tables; every rank gets its answer."""
-        wire = self._wire.pack(self._sketch.table, flag=not self._finite, exact=exact)
+        flag = torch.tensor([float(not self._finite)])
+        wire = self._wire.pack(self._sketch.table, flag, exact=exact)
         size, count = self._layout.compressed_size, self._sizes.candidates
         index_words = count * (index_dtype(size).itemsize // 4)
         answer = torch.zeros(_HEADER_WORDS + index_words, dtype=torch.int32)
@@ -79,6 +80,7 @@ class SketchedSgdReducer(GsSgdReducer):
         candidates = torch.arange(self._sizes.candidates)
         if verdict is _Verdict.GO_ON:
             self._wire.unpack(summed, self._sketch.table)
+            self._wire.remember(self._sketch.table)
             candidates = self._sketch.heavy_coordinates(self._sizes.candidates)
             peak = self._wire.peak
         header = torch.tensor([int(verdict), 0], dtype=torch.int32)

@@ -1,7 +1,7 @@
-"""Carry a sketch table over the wire in single or half precision.
+"""Carry values that are summed over the wire in single or half precision.
 
-All ranks use one scale, a power of two taken from the largest cell of the previously merged table, which is
-the same on all of them. Before the first merge, and when a half-precision sum overflowed, float32 is used.
+All ranks use one scale, a power of two taken from the largest value of the previous sum, which is the same
+on all of them. Before the first sum, and when a half-precision sum overflowed, float32 is used.
 """
 
 import math
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from gsdist.errors import ConfigError
 
-__all__ = ["TableWire", "WireDtype", "require_wire_dtype", "torch_dtype"]
+__all__ = ["SumWire", "WireDtype", "require_wire_dtype", "torch_dtype"]
 
 WireDtype = Literal["float32", "bfloat16", "float16"]
 
 _HEADROOM = 8.0
-"""How much larger than the last merged table the next may grow before float16 overflows."""
+"""How much larger than the last sum the next may grow before float16 overflows."""
 _MAX_EXPONENT = 100
 
 
@@ -36,37 +36,38 @@ def torch_dtype(name: WireDtype) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
-class TableWire:
-    """Pack a float32 table and a 0/1 flag into the buffer of the first all-reduce, and back."""
+class SumWire:
+    """Pack float32 values and a tail of small integers into the buffer of an all-reduce, and back."""
 
     def __init__(self, dtype: WireDtype) -> None:
         self.dtype = torch_dtype(dtype)
         self.peak = 0.0
-        """Largest magnitude in the last merged table; 0 before the first."""
+        """Largest magnitude in the last remembered sum; 0 before the first."""
 
-    def pack(self, table: Tensor, *, flag: bool, exact: bool = False) -> Tensor:
-        """Return a 1-D buffer of the table's cells and the flag.
-
-        `exact` forces float32. The table, shape (rows, columns), float32, is not changed.
-        """
+    def pack(self, values: Tensor, tail: Tensor, *, exact: bool = False) -> Tensor:
+        """Return a 1-D buffer of scaled values and, unscaled, the tail; `exact` forces float32."""
         dtype = torch.float32 if exact else self._next_dtype()
-        buffer = torch.empty(table.numel() + 1, dtype=dtype, device=table.device)
+        count = values.numel()
+        buffer = torch.empty(count + tail.numel(), dtype=dtype, device=values.device)
         scale = self._scale(dtype)
         if scale == 1.0:
-            buffer[:-1].copy_(table.view(-1))
+            buffer[:count].copy_(values.view(-1))
         else:
-            torch.mul(table.view(-1), scale, out=buffer[:-1])
-        buffer[-1] = float(flag)
+            torch.mul(values.view(-1), scale, out=buffer[:count])
+        buffer[count:].copy_(tail)
         return buffer
 
-    def unpack(self, buffer: Tensor, table: Tensor) -> None:
-        """Write a summed buffer's cells into the table and remember their largest magnitude."""
-        cells = table.view(-1)
-        cells.copy_(buffer[:-1])
+    def unpack(self, buffer: Tensor, values: Tensor) -> None:
+        """Write a buffer's values, summed or not, unscaled into a float32 tensor."""
+        flat = values.view(-1)
+        flat.copy_(buffer[: flat.numel()])
         scale = self._scale(buffer.dtype)
         if scale != 1.0:
-            cells.mul_(1.0 / scale)
-        self.peak = float(cells.abs().max())
+            flat.mul_(1.0 / scale)
+
+    def remember(self, sums: Tensor) -> None:
+        """Let the next scale follow from these sums, which are the same on all ranks."""
+        self.peak = float(sums.abs().max())
 
     def _next_dtype(self) -> torch.dtype:
         unscaled_half = self.dtype == torch.float16 and self.peak == 0.0

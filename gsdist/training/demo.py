@@ -24,9 +24,7 @@ _TIME_LIMIT = 600.0
 _REDUCERS = {
     "dense": ("--reducer", "dense"),
     "gs-sgd": (
-        *("--reducer", "gs-sgd", "--reducer.momentum", "local", "--reducer.min-numel", "256"),
-        *("--reducer.density", "0.01", "--reducer.preselect-factor", "1"),
-        *("--reducer.candidate-factor", "2", "--reducer.warmup-steps", "10"),
+        *("--reducer", "gs-sgd", "--reducer.compression", "30", "--reducer.min-numel", "256"),
     ),
 }
 """Every option of the exchange that differs from the command line's default."""

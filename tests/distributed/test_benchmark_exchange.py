@@ -150,7 +150,7 @@ def test_a_small_run_in_the_lab(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(gradients, "FOLDER", tmp_path)
-    methods = ["dense-fp32", "gs-sgd", "sketched-sgd", "top-k", ORIGINAL, "power-sgd"]
+    methods = ["dense-fp32", "gs-sgd-paper", "sketched-sgd", "top-k", ORIGINAL, "power-sgd"]
     size = ["--models", "mlp", "--ranks", "2", "--rates", "100mbit"]
     effort = ["--seconds", "0.05", "--repetitions", "3"]
     code = main([*size, *effort, "--methods", *methods, "--json", "-"])
@@ -168,7 +168,7 @@ def test_a_small_run_in_the_lab(
 
 @pytest.mark.usefixtures("lab_rights")
 def test_a_few_steps_in_the_lab(capsys: pytest.CaptureFixture[str]) -> None:
-    methods = ["no-communication", "torch-ddp", "torch-power-sgd", "gs-sgd", "dense-bf16"]
+    methods = ["no-communication", "torch-ddp", "torch-power-sgd", "gs-sgd-paper", "dense-bf16"]
     size = ["--models", "mlp", "--ranks", "2", "--rates", "100mbit"]
     code = step_main(
         [*size, "--seconds", "0.01", "--steps", "2", "--methods", *methods, "--json", "-"]
@@ -181,4 +181,4 @@ def test_a_few_steps_in_the_lab(capsys: pytest.CaptureFixture[str]) -> None:
     # the digits' network has no buffers, so that nothing is sent but gradients
     assert cells["no-communication"]["interface_bytes"] < 1000
     assert cells["torch-ddp"]["interface_bytes"] > 4 * 4810
-    assert cells["gs-sgd"]["payload_bytes"] < cells["dense-bf16"]["payload_bytes"]
+    assert cells["gs-sgd-paper"]["payload_bytes"] < cells["dense-bf16"]["payload_bytes"]

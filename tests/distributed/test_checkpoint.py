@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gsdist.errors import CheckpointError, ConfigError
-from gsdist.reducers import GsSgdConfig
+from gsdist.reducers import GsSgdConfig, GsSgdPaperConfig, ReducerConfig
 from gsdist.training import RunConfig, TrainConfig, Trainer, detect_launch, process_group
 from gsdist.training.checkpoint import CheckpointStore
 from gsdist.training.metrics import read_records
@@ -230,10 +230,19 @@ class KilledDigits(NoisyDigits):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+REDUCERS: dict[str, ReducerConfig] = {
+    "gs-sgd": GsSgdConfig(compression=20.0, warmup_steps=2, refresh_interval=2),
+    "gs-sgd-paper": GsSgdPaperConfig(
+        density=0.05, warmup_steps=2, momentum="local", preselect_factor=0.0
+    ),
+}
+
+
 def make_trainer(
     folder: Path,
     workload: type[ClassificationWorkload],
     *,
+    method: str = "gs-sgd",
     steps: int = STEPS,
     resume: bool = False,
 ) -> Trainer:
@@ -251,24 +260,32 @@ def make_trainer(
         run_dir=folder,
         progress=False,
     )
-    reducer = GsSgdConfig(density=0.05, warmup_steps=2, momentum="local", preselect_factor=0.0)
-    run = RunConfig(train=train, reducer=reducer, workload_name="digits", workload=settings)
+    run = RunConfig(
+        train=train, reducer=REDUCERS[method], workload_name="digits", workload=settings
+    )
     return Trainer(run, workload(settings))
 
 
 def _train(
-    rank: int, world_size: int, folder: str, workload: type[ClassificationWorkload], resume: bool
+    rank: int,
+    world_size: int,
+    folder: str,
+    workload: type[ClassificationWorkload],
+    method: str,
+    resume: bool,
 ) -> dict[str, Any]:
-    trainer = make_trainer(Path(folder), workload, resume=resume)
+    trainer = make_trainer(Path(folder), workload, method=method, resume=resume)
     trainer.run()
     return {"model": trainer._learner.replicated_state(), "own": trainer._learner.own_state()}
 
 
-def _train_then_die(rank: int, world_size: int, whole: str, killed: str) -> dict[str, Any]:
-    outcome = _train(rank, world_size, whole, NoisyDigits, False)
+def _train_then_die(
+    rank: int, world_size: int, whole: str, killed: str, method: str
+) -> dict[str, Any]:
+    outcome = _train(rank, world_size, whole, NoisyDigits, method, False)
     torch.save(outcome, f"{whole}/rank{rank}.pt")
     dist.barrier()
-    return _train(rank, world_size, killed, KilledDigits, False)
+    return _train(rank, world_size, killed, KilledDigits, method, False)
 
 
 def records_of(folder: Path) -> list[dict[str, Any]]:
@@ -279,15 +296,19 @@ def records_of(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_a_killed_run_goes_on_with_the_same_bits(world_size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("world_size", "method"), [(2, "gs-sgd"), (3, "gs-sgd"), (3, "gs-sgd-paper")]
+)
+def test_a_killed_run_goes_on_with_the_same_bits(
+    world_size: int, method: str, tmp_path: Path
+) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     with pytest.raises(pytest.fail.Exception, match="died"):
-        run_ranks(_train_then_die, world_size, str(whole), str(killed), timeout=90)
+        run_ranks(_train_then_die, world_size, str(whole), str(killed), method, timeout=90)
     assert not (killed / "summary.json").exists()
     assert max(record["step"] for record in records_of(killed)) < STEPS
 
-    resumed = run_ranks(_train, world_size, str(killed), NoisyDigits, True, timeout=90)
+    resumed = run_ranks(_train, world_size, str(killed), NoisyDigits, method, True, timeout=90)
     assert records_of(killed) == records_of(whole)
     residuals = []
     for rank, outcome in enumerate(resumed):

@@ -19,7 +19,7 @@ from gsdist.errors import (
     NonFiniteGradient,
     UnsupportedSetup,
 )
-from gsdist.reducers import DenseConfig, GsSgdConfig
+from gsdist.reducers import DenseConfig, GsSgdPaperConfig
 from tests.distributed.harness import run_ranks
 
 SGD = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
@@ -84,7 +84,7 @@ def trained(
     model = make_net(**ddp_options)
     optimizer = torch.optim.SGD(model.parameters(), **SGD)
     if config is not None:
-        gsdist.attach(model, GsSgdConfig(**config), optimizer=optimizer)
+        gsdist.attach(model, GsSgdPaperConfig(**config), optimizer=optimizer)
     return train(model, optimizer, rank, accumulate=accumulate)
 
 
@@ -101,7 +101,7 @@ def per_group_decay(rank: int, attach: bool) -> list[Tensor]:
     groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, **SGD)
     if attach:
-        gsdist.attach(model, GsSgdConfig(**ALL), optimizer=optimizer)
+        gsdist.attach(model, GsSgdPaperConfig(**ALL), optimizer=optimizer)
     return train(model, optimizer, rank)
 
 
@@ -114,7 +114,7 @@ def with_replicated_loss(rank: int, momentum: str | None) -> list[Tensor]:
         return 0.1 * model.module.hidden.weight.square().sum()
 
     if momentum:
-        config = GsSgdConfig(**{**ALL, "momentum": momentum})
+        config = GsSgdPaperConfig(**{**ALL, "momentum": momentum})
         state = gsdist.attach(model, config, optimizer=optimizer)
         state.set_replicated_loss(penalty)
     for step in range(6):
@@ -130,7 +130,7 @@ def masked(rank: int) -> dict[str, Any]:
     """Train with half of the hidden weights masked after two steps."""
     model = make_net()
     optimizer = torch.optim.SGD(model.parameters(), **SGD)
-    state = gsdist.attach(model, GsSgdConfig(**SPARSE), optimizer=optimizer)
+    state = gsdist.attach(model, GsSgdPaperConfig(**SPARSE), optimizer=optimizer)
     train(model, optimizer, rank, steps=2)
     kept = torch.zeros(64, 256, dtype=torch.bool)
     kept[::2] = True
@@ -196,7 +196,7 @@ def unused_parameters_and_collectives(rank: int) -> dict[str, Any]:
         Branching(rank), find_unused_parameters=True, bucket_cap_mb=0.005
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    state = gsdist.attach(model, GsSgdConfig(**SPARSE), optimizer=optimizer)
+    state = gsdist.attach(model, GsSgdPaperConfig(**SPARSE), optimizer=optimizer)
     before = model.module.never.weight.detach().clone()
     for step in range(4):
         generator = torch.Generator().manual_seed(10 * step + rank)
@@ -218,7 +218,9 @@ def mixed_precision(rank: int, poisoned: bool) -> dict[str, Any]:
     model = make_net()
     optimizer = torch.optim.SGD(model.parameters(), **SGD)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
-    state = gsdist.attach(model, GsSgdConfig(**SPARSE), optimizer=optimizer, grad_scaler=scaler)
+    state = gsdist.attach(
+        model, GsSgdPaperConfig(**SPARSE), optimizer=optimizer, grad_scaler=scaler
+    )
     scales, kept = [], True
     for step in range(12):
         optimizer.zero_grad()
@@ -244,7 +246,7 @@ def non_finite_then_on(rank: int) -> dict[str, Any]:
     """Catch the error and go on training: DDP must be usable afterwards."""
     model = make_net()
     optimizer = torch.optim.SGD(model.parameters(), **SGD)
-    gsdist.attach(model, GsSgdConfig(**SPARSE), optimizer=optimizer)
+    gsdist.attach(model, GsSgdPaperConfig(**SPARSE), optimizer=optimizer)
     images, labels = batch(rank, 0)
     if rank == 1:
         images[0] = float("nan")
@@ -258,7 +260,7 @@ def non_finite_then_on(rank: int) -> dict[str, Any]:
 
 def restored(rank: int, static_graph: bool) -> bool:
     """Stop after 4 steps, build everything anew from saved state, compare with going on."""
-    config = GsSgdConfig(**SPARSE, deterministic=True)
+    config = GsSgdPaperConfig(**SPARSE, deterministic=True)
 
     def build() -> tuple[DistributedDataParallel, torch.optim.Optimizer, gsdist.ReducerState]:
         model = make_net(bucket_cap_mb=0.01, static_graph=static_graph)
@@ -443,9 +445,9 @@ def refusals(rank: int, world_size: int) -> dict[str, tuple[str, str]]:
         return torch.optim.SGD(model.parameters(), **{**SGD, **options})
 
     model = make_net()
-    local = GsSgdConfig(**SPARSE)
-    post = GsSgdConfig(**{**SPARSE, "momentum": "post"})
-    odd_one = GsSgdConfig(**{**SPARSE, "momentum": "post", "seed": rank})
+    local = GsSgdPaperConfig(**SPARSE)
+    post = GsSgdPaperConfig(**{**SPARSE, "momentum": "post"})
+    odd_one = GsSgdPaperConfig(**{**SPARSE, "momentum": "post", "seed": rank})
     frozen = DistributedDataParallel(
         nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.Linear(2, 2))
     )
@@ -507,7 +509,7 @@ def refused() -> list[dict[str, tuple[str, str]]]:
         (
             "method differs",
             ConfigMismatch,
-            "reducer: rank 0 has 'DenseConfig', rank 1 has 'GsSgdConfig'",
+            "reducer: rank 0 has 'DenseConfig', rank 1 has 'GsSgdPaperConfig'",
         ),
         ("model differs", ConfigMismatch, "model: rank 0 has"),
         ("not DDP", UnsupportedSetup, "wrap it first"),
@@ -519,7 +521,7 @@ def refused() -> list[dict[str, tuple[str, str]]]:
         ("no optimizer", ConfigError, "pass optimizer="),
         ("adam", UnsupportedSetup, 'momentum="post"'),
         ("momentum differs", ConfigMismatch, "momentum correction: rank 0 has"),
-        ("wrong config type", GsdistError, "must be one of DenseConfig, GsSgdConfig"),
+        ("wrong config type", GsdistError, "must be one of DenseConfig, GsSgdPaperConfig"),
         ("bad mask", ConfigError, "torch.bool of shape (64, 256)"),
         ("no optimizer for loss", ConfigError, "pass optimizer="),
     ],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from gsdist.errors import ConfigMismatch
-from gsdist.reducers import DenseConfig, GsSgdConfig, ReducerConfig
+from gsdist.reducers import DenseConfig, GsSgdPaperConfig, ReducerConfig
 from gsdist.training import RunConfig, TrainConfig, Trainer
 from gsdist.training.sampling import TrainingBatches
 from gsdist.training.schedule import learning_rate_factor
@@ -130,7 +130,7 @@ def train(
 
 
 BASE = TrainConfig(epochs=2, batch_size=4, learning_rate=0.05, weight_decay=0.01)
-WHOLE = GsSgdConfig(
+WHOLE = GsSgdPaperConfig(
     density=1.0,
     warmup_steps=0,
     min_numel=16,

@@ -175,8 +175,8 @@ def test_oracle_by_hand() -> None:
     second = exchange.average(torch.zeros(2, 128))
     assert second.nonzero().flatten().tolist() == [2]
     assert second[2] == 2.0
-    # One index, one value, a flag and 4 x 32 agreement lanes; 2 (P - 1) / P = 1.
-    assert exchange.last_bytes() == 4 * (1 + 1 + 1 + 128)
+    # One index, one value, a flag and 32 agreement lanes; 2 (P - 1) / P = 1.
+    assert exchange.last_bytes() == 4 * (1 + 1 + 1 + 32)
 
 
 def test_corrected_sum_holds_residual_and_momentum() -> None:

@@ -67,8 +67,8 @@ def test_every_command_explains_itself(
 def test_help_lists_the_options_of_the_chosen_reducer(capsys: pytest.CaptureFixture[str]) -> None:
     _, with_sketch, _ = run([*TRAIN, "--reducer", "gs-sgd", "--help"], capsys)
     _, dense, _ = run([*TRAIN, "--reducer=dense", "--help"], capsys)
-    assert "--reducer.density FLOAT" in with_sketch and "--learning-rate" in with_sketch
-    assert "--reducer.density FLOAT" not in dense and "--reducer.wire-dtype" in dense
+    assert "--reducer.compression FLOAT" in with_sketch and "--learning-rate" in with_sketch
+    assert "--reducer.compression FLOAT" not in dense and "--reducer.wire-dtype" in dense
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,15 @@ def test_training_writes_its_files_and_prints_json(
 def test_a_run_can_be_repeated_from_the_settings_it_wrote(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--steps", "12", "--nesterov", "--reducer.min-numel", "100"]
+    options = [
+        "--steps",
+        "12",
+        "--nesterov",
+        "--reducer",
+        "gs-sgd-paper",
+        "--reducer.min-numel",
+        "100",
+    ]
     options += ["--reducer.density-ladder", "0.5", "0.25", "--reducer.density-ladder-steps", "2"]
     first, second = tmp_path / "first", tmp_path / "second"
     assert run([*TRAIN, *QUICK, *options, "--run-dir", str(first)], capsys)[0] == 0

@@ -1,7 +1,7 @@
 import pytest
 
 from gsdist.errors import ConfigError
-from gsdist.reducers import DenseConfig, GsSgdConfig
+from gsdist.reducers import DenseConfig, GsSgdPaperConfig
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from gsdist.reducers import DenseConfig, GsSgdConfig
 )
 def test_bad_values_are_named_with_what_was_expected(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=field) as caught:
-        GsSgdConfig(**{field: value})
+        GsSgdPaperConfig(**{field: value})
     assert "must be" in str(caught.value)
 
 
@@ -37,7 +37,7 @@ def test_dense_wire_dtype_is_checked() -> None:
 
 
 def test_density_goes_over_the_ladder_to_its_value_after_warm_up() -> None:
-    config = GsSgdConfig(
+    config = GsSgdPaperConfig(
         warmup_steps=2, density=0.01, density_ladder=(0.25, 0.0625), density_ladder_steps=2
     )
     assert [config.density_at(step) for step in range(8)] == [

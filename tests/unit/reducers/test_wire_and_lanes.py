@@ -3,9 +3,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsdist.reducers.agreement_lanes import all_agree, bit_lanes
-from gsdist.reducers.wire import TableWire
+from gsdist.reducers.wire import SumWire
 
 words = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=3)
+
+
+NO_FLAG = torch.zeros(1)
 
 
 @given(words, st.integers(1, 50))
@@ -31,27 +34,28 @@ def test_lanes_catch_what_a_summed_hash_misses() -> None:
 )
 def test_tables_survive_the_wire_to_its_precision(size: float, dtype: str, world_size: int) -> None:
     unit = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-23}[dtype]
-    wire, generator = TableWire(dtype), torch.Generator().manual_seed(0)
+    wire, generator = SumWire(dtype), torch.Generator().manual_seed(0)
     for _ in range(3):  # the first merge sets the scale of the next
         table = torch.randn(3, 64, generator=generator) * size
-        buffer = wire.pack(table, flag=True)
+        buffer = wire.pack(table, torch.ones(1))
         merged = torch.empty_like(table)
         wire.unpack(buffer * world_size, merged)
+        wire.remember(merged)
         assert float(buffer[-1]) == 1.0
         error = (merged / world_size - table).abs().max() / table.abs().max()
         assert float(error) <= 2 * unit
 
 
 def test_first_table_and_exact_repeat_travel_in_float32() -> None:
-    wire, table = TableWire("float16"), torch.ones(1, 64)
-    assert wire.pack(table, flag=False).dtype == torch.float32
-    wire.unpack(wire.pack(table, flag=False), table)
-    assert wire.pack(table, flag=False).dtype == torch.float16
-    assert wire.pack(table, flag=False, exact=True).dtype == torch.float32
+    wire, table = SumWire("float16"), torch.ones(1, 64)
+    assert wire.pack(table, NO_FLAG).dtype == torch.float32
+    wire.remember(table)
+    assert wire.pack(table, NO_FLAG).dtype == torch.float16
+    assert wire.pack(table, NO_FLAG, exact=True).dtype == torch.float32
 
 
 def test_scale_leaves_room_for_growth_and_overflow_shows() -> None:
-    wire, table = TableWire("float16"), torch.ones(1, 64)
-    wire.unpack(wire.pack(table, flag=False), table)
-    assert torch.isfinite(wire.pack(table * 8, flag=False)).all()
-    assert not torch.isfinite(wire.pack(table * 32, flag=False)).all()
+    wire, table = SumWire("float16"), torch.ones(1, 64)
+    wire.remember(table)
+    assert torch.isfinite(wire.pack(table * 8, NO_FLAG)).all()
+    assert not torch.isfinite(wire.pack(table * 32, NO_FLAG)).all()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gsdist.errors import ConfigError
-from gsdist.reducers import DenseConfig, GsSgdConfig
+from gsdist.reducers import DenseConfig, GsSgdPaperConfig
 from gsdist.training import RunConfig, TrainConfig
 from gsdist.workloads import ClassificationConfig
 
@@ -61,27 +61,27 @@ def test_nesterov_needs_momentum() -> None:
 
 
 def test_deterministic_reaches_the_reducer() -> None:
-    for reducer in (DenseConfig(), GsSgdConfig()):
+    for reducer in (DenseConfig(), GsSgdPaperConfig()):
         assert not run_config(reducer).exchange().deterministic
         assert run_config(reducer, deterministic=True).exchange().deterministic
 
 
 def test_clip_norm_reaches_a_compressed_exchange_only() -> None:
-    exchange = run_config(GsSgdConfig(), clip_norm=2.0).exchange()
-    assert isinstance(exchange, GsSgdConfig) and exchange.clip_norm == 2.0
+    exchange = run_config(GsSgdPaperConfig(), clip_norm=2.0).exchange()
+    assert isinstance(exchange, GsSgdPaperConfig) and exchange.clip_norm == 2.0
     assert run_config(DenseConfig(), clip_norm=2.0).exchange() == DenseConfig()
     with pytest.raises(ConfigError, match="clip_norm"):
-        run_config(GsSgdConfig(clip_norm=1.0), clip_norm=2.0).exchange()
+        run_config(GsSgdPaperConfig(clip_norm=1.0), clip_norm=2.0).exchange()
 
 
 def test_toml_holds_every_setting() -> None:
     run = run_config(
-        GsSgdConfig(density_ladder=(0.06, 0.02), density_ladder_steps=3),
+        GsSgdPaperConfig(density_ladder=(0.06, 0.02), density_ladder_steps=3),
         milestones=(0.25, 0.5),
         run_dir=Path('odd "name"'),
     )
     tables = tomllib.loads(run.to_toml())
-    assert tables["reducer"].pop("name") == "gs-sgd"
+    assert tables["reducer"].pop("name") == "gs-sgd-paper"
     assert tables["workload"].pop("name") == "classification"
     for table, settings in (
         ("reducer", run.reducer),

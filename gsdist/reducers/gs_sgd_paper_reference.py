@@ -1,6 +1,6 @@
 """State gs-SGD as a paper would: one function, all workers in one process, no buckets, no wire.
 
-It is written to be read and to check `GsSgdReducer` against. Symbols as in `gsdist.reducers.gs_sgd`.
+It is written to be read and to check `GsSgdPaperReducer` against. Symbols as in `gsdist.reducers.gs_sgd`.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gsdist.sketch import CountSketch, SketchFormat
 
-__all__ = ["ReferenceState", "gs_sgd_step"]
+__all__ = ["ReferenceState", "gs_sgd_paper_step"]
 
 
 @dataclass(kw_only=True)
@@ -21,7 +21,7 @@ class ReferenceState:
     momentum: Tensor
 
 
-def gs_sgd_step(
+def gs_sgd_paper_step(
     gradients: Tensor,
     state: ReferenceState,
     sketch_format: SketchFormat,
