@@ -22,7 +22,7 @@ from gsdist.reducers import DenseConfig
 
 __all__ = ["Cell", "cells", "keep", "summarize"]
 
-ROW_VERSION = 1
+ROW_VERSION = 2
 """Raised when rows made by older code must not be used again."""
 
 Row = dict[str, Any]

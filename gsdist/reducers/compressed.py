@@ -21,7 +21,7 @@ from gsdist.collectives import all_reduce_sum, rank_of, require_agreement
 from gsdist.errors import ConfigError, ConfigMismatch, NonFiniteGradient
 from gsdist.reducers.agreement_lanes import all_agree, bit_lanes
 from gsdist.reducers.config import CompressedConfig, SparseConfig
-from gsdist.reducers.layout import FlatLayout
+from gsdist.reducers.layout import FlatLayout, Segment
 from gsdist.reducers.protocol import ExchangeStatistics, GradientBucket, MomentumCorrection
 from gsdist.reducers.statistics import StatisticsRecorder
 from gsdist.sketch.select import compensate
@@ -39,7 +39,7 @@ class Update:
     sums: Tensor
     """Sums over workers of corrected gradients, at `indices`; float32."""
     indices: Tensor | None
-    """Ascending flat coordinates, int64; None: `sums` holds all coordinates."""
+    """Ascending flat coordinates, int64; None: all of them, as `_write_average` has them."""
     sent: Tensor | None
     """Coordinates that leave this worker's residual, int64; None: all of them."""
     dense_sums: Tensor
@@ -327,7 +327,7 @@ class CompressedReducer(ABC, Generic[ConfigT]):
     def _hand_back(self, update: Update) -> None:
         """Write the (scaled) averages into the pushed buffers."""
         dense = self._dense_update(update.dense_sums) * self._scale
-        averages = update.sums * (self._scale / self._world_size)
+        factor = self._scale / self._world_size
         ranges = {} if update.indices is None else self._layout.ranges_of(update.indices)
         for bucket in self._pending:
             if update.indices is not None:
@@ -337,11 +337,17 @@ class CompressedReducer(ABC, Generic[ConfigT]):
                 if not segment.compressed:
                     gradient.copy_(segment.flat_view(dense))
                 elif update.indices is None:
-                    gradient.copy_(segment.flat_view(averages))
+                    self._write_average(segment, gradient, update, factor)
                 else:
                     inside = ranges[segment.name]
                     places = update.indices[inside] - segment.offset
-                    gradient[places] = averages[inside].to(gradient.dtype)
+                    gradient[places] = (update.sums[inside] * factor).to(gradient.dtype)
+
+    def _write_average(
+        self, segment: Segment, gradient: Tensor, update: Update, factor: float
+    ) -> None:
+        """Write factor times the sums of one compressed parameter into its 1-D gradient."""
+        torch.mul(segment.flat_view(update.sums), factor, out=gradient)
 
     def _give_up(self) -> None:
         """Leave a step that no rank applies: state untouched, the policy decides what is returned."""

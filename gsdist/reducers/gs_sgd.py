@@ -60,6 +60,8 @@ _ENERGY_DECAY = 0.9
 """Weight of what was known of a coefficient's energy when it is seen again."""
 _MOST_HALF_LANES = 2048
 """World size up to which float16 counts the agreement lanes exactly."""
+_IN_FACTORS = torch.empty(0)
+"""Stands for sums that are only written out, by `_write_average`, where they are wanted."""
 
 
 class GsSgdReducer(CompressedReducer[GsSgdConfig]):
@@ -81,9 +83,9 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         count = sum(shape.numel() for shape in self._shapes)
         self._coefficients = torch.zeros(count)
         self._energy, self._age = torch.zeros(count), torch.ones(count)
-        self._approximation = torch.zeros(layout.compressed_size)
         self._wires = {p: SumWire(config.wire_dtype) for p in ("sketch", "factors", "values")}
         self._next_refresh = self._last_refresh = config.warmup_steps
+        self._applied: dict[str, tuple[Tensor, Tensor]] = {}
         self._sent: dict[str, tuple[Tensor, Tensor]] = {}
         self._found: dict[str, Refreshed] = {}
         self._chosen: Tensor | None = None
@@ -97,7 +99,7 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         ]
 
     def _exchange(self) -> Update | None:
-        self._sent, self._found, self._chosen = {}, {}, None
+        self._applied, self._sent, self._found, self._chosen = {}, {}, {}, None
         if self._step == self._next_refresh:
             return self._refresh()
         return self._sum_coefficients()
@@ -124,11 +126,10 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
                 self._matrices, self._split(mine), self._split(self._coefficients), strict=True
             )
             for (segment, basis, _), own, summed in both:
-                left, right = basis.expand(summed)
-                torch.matmul(left, right, out=segment.matrix_view(self._approximation))
+                self._applied[segment.name] = basis.expand(summed)
                 self._sent[segment.name] = basis.expand(own)
         self._chosen = chosen
-        return self._update(dense_sums)
+        return Update(sums=_IN_FACTORS, indices=None, sent=None, dense_sums=dense_sums)
 
     def _note_coefficients(self, chosen: Tensor) -> None:
         """Take note of the coefficients of a step that is applied."""
@@ -160,10 +161,10 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
             for segment, q, factor, own in zip(
                 self._layout.compressed, ranges, *reduced, strict=True
             ):
-                torch.matmul(q, factor, out=segment.matrix_view(self._approximation))
                 self._found[segment.name] = Refreshed(range_basis=q, factor=factor)
+                self._applied[segment.name] = (q, factor)
                 self._sent[segment.name] = (q, own)
-        return self._update(dense_sums)
+        return Update(sums=_IN_FACTORS, indices=None, sent=None, dense_sums=dense_sums)
 
     def _sketch_columns(self, segment: Segment) -> Tensor:
         seed = draw_seed(self._config.seed, self._step, segment.offset)
@@ -228,10 +229,20 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         wire.remember(sums)
         return split_like(sums, shapes), split_like(own, shapes)
 
-    def _update(self, dense_sums: Tensor) -> Update:
-        if self._mask is not None:
-            self._approximation.mul_(self._mask)
-        return Update(sums=self._approximation, indices=None, sent=None, dense_sums=dense_sums)
+    def _write_average(
+        self, segment: Segment, gradient: Tensor, update: Update, factor: float
+    ) -> None:
+        if self._applied:
+            left, right = self._applied[segment.name]
+            average = gradient.view(segment.matrix_shape)
+            if average.dtype == torch.float32:
+                torch.matmul(left * factor, right, out=average)
+            else:
+                average.copy_(left * factor @ right)
+            if self._mask is not None:
+                gradient.mul_(segment.flat_view(self._mask))
+        else:
+            super()._write_average(segment, gradient, update, factor)
 
     def _commit(self, update: Update) -> None:
         super()._commit(update)
