@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import torch
 
 from benchmarks import environment
-from benchmarks.convergence.methods import DENSE, METHODS
+from benchmarks.convergence.methods import DENSE, METHODS, settings_of
 from benchmarks.convergence.table import Cell, cells, keep, summarize
 from benchmarks.convergence.workloads import PRESETS, Training
 
@@ -51,9 +51,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--methods",
         nargs="+",
-        choices=(DENSE, *METHODS),
+        type=_method,
         metavar="METHOD",
-        help=f"besides {DENSE}, which is always run: {', '.join(METHODS)}",
+        help=f"besides {DENSE}, which is always run: {', '.join(METHODS)}; settings can be replaced, "
+        "as in gs-sgd:max_directions=16,refresh_interval=5",
     )
     parser.add_argument("--workers", nargs="+", type=int, help="numbers of workers (4 64)")
     parser.add_argument("--budgets", nargs="+", type=float, help="compressions (10 30 100)")
@@ -76,6 +77,15 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         if getattr(arguments, name) is None:
             setattr(arguments, name, default)
     return arguments
+
+
+def _method(name: str) -> str:
+    if name != DENSE:
+        try:
+            settings_of(name)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return name
 
 
 def _training(arguments: argparse.Namespace) -> Training:

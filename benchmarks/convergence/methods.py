@@ -1,9 +1,11 @@
 """Name the methods of the comparison and say by which setting each is fitted to a budget."""
 
 import math
+from ast import literal_eval
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from benchmarks.convergence.oracle import OracleConfig
 from gsdist.reducers import (
@@ -17,7 +19,7 @@ from gsdist.reducers import (
     TopKConfig,
 )
 
-__all__ = ["DENSE", "METHODS", "Fittable", "fill_amount", "filled", "sized"]
+__all__ = ["DENSE", "METHODS", "Fittable", "fill_amount", "filled", "settings_of", "sized"]
 
 Fittable = (
     GsSgdConfig
@@ -56,6 +58,32 @@ the low-rank methods (PowerSGD, gs-SGD) apply momentum after the exchange. Only 
 travel whole: in nets as small as these, more would leave a small budget nothing to choose by. "gs-sgd-paper"
 sketches each worker's largest coordinates, "gs-sgd-paper-whole" the whole vector.
 """
+
+
+def settings_of(name: str) -> Fittable:
+    """Return the settings of a method, some of them replaced: "gs-sgd:max_directions=16,seed=3".
+
+    Raises:
+        ValueError: no such method or field, or not a value of its type.
+    """
+    method, _, changes = name.partition(":")
+    if method not in METHODS:
+        raise ValueError(f"{method!r} is none of {', '.join(METHODS)}")
+    config = METHODS[method]
+    changed = {}
+    for change in filter(None, changes.split(",")):
+        field, _, value = change.partition("=")
+        if not hasattr(config, field):
+            raise ValueError(f"{method} has no setting {field!r}")
+        changed[field] = _value(value)
+    return replace(config, **changed)
+
+
+def _value(text: str) -> Any:
+    try:
+        return literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text  # a bare word
 
 
 def sized(config: Fittable, compressed_numel: int, amount: int) -> Fittable:

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import environment
 from benchmarks.convergence.budgets import Fit, Fitter
 from benchmarks.convergence.emulation import MethodConfig
-from benchmarks.convergence.methods import DENSE, METHODS
+from benchmarks.convergence.methods import DENSE, settings_of
 from benchmarks.convergence.run import train
 from benchmarks.convergence.workloads import Training, open_workload
 from gsdist.reducers import DenseConfig
@@ -56,7 +56,7 @@ def cells(
 
     @cache
     def fit(method: str, count: int, budget: float) -> Fit:
-        return fitters[count].fit(METHODS[method], budget, warmup_share=warmup_share)
+        return fitters[count].fit(settings_of(method), budget, warmup_share=warmup_share)
 
     compressed = [method for method in methods if method != DENSE]
     for seed, count in product(seeds, workers):

@@ -19,7 +19,7 @@ from gsdist.errors import (
     NonFiniteGradient,
     UnsupportedSetup,
 )
-from gsdist.reducers import DenseConfig, GsSgdPaperConfig
+from gsdist.reducers import DenseConfig, GsSgdConfig, GsSgdPaperConfig
 from tests.distributed.harness import run_ranks
 
 SGD = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
@@ -86,6 +86,22 @@ def trained(
     if config is not None:
         gsdist.attach(model, GsSgdPaperConfig(**config), optimizer=optimizer)
     return train(model, optimizer, rank, accumulate=accumulate)
+
+
+def plain_sgd() -> tuple[DistributedDataParallel, torch.optim.Optimizer]:
+    model = make_net()
+    return model, torch.optim.SGD(model.parameters(), **SGD)
+
+
+def trained_in_directions(rank: int) -> list[Tensor]:
+    """Send everything by gs-SGD: full ranks and all coefficients, in half precision."""
+    model = make_net(bucket_cap_mb=0.01, gradient_as_bucket_view=True)
+    optimizer = torch.optim.SGD(model.parameters(), **SGD)
+    config = GsSgdConfig(
+        compression=1.0, min_numel=100, max_directions=256, momentum="local", warmup_steps=1
+    )
+    gsdist.attach(model, config, optimizer=optimizer)
+    return train(model, optimizer, rank, steps=12)
 
 
 def dense_trained(rank: int, **options: Any) -> list[Tensor]:
@@ -286,6 +302,8 @@ def experiments(rank: int, world_size: int) -> dict[str, Any]:
     return {
         "torch": trained(rank, None),
         "everything": trained(rank, ALL),
+        "torch long": train(*plain_sgd(), rank, steps=12),
+        "directions": trained_in_directions(rank),
         "sparse": trained(rank, SPARSE),
         "sparse small buckets": trained(rank, SPARSE, **small),
         "sparse static": trained(rank, SPARSE, static_graph=True, **small),
@@ -314,6 +332,18 @@ def experiments(rank: int, world_size: int) -> dict[str, Any]:
 @pytest.fixture(scope="module", params=[1, 2, 3])
 def results(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return run_ranks(experiments, request.param, timeout=110)
+
+
+def test_everything_in_directions_is_torch_to_half_precision(
+    results: list[dict[str, list[Tensor]]],
+) -> None:
+    torch.manual_seed(7)
+    start = [p.detach() for p in Net().parameters()]
+    for result in results:
+        for got, expected, first in zip(
+            result["directions"], result["torch long"], start, strict=True
+        ):
+            assert float((got - expected).norm()) < 0.01 * float((expected - first).norm())
 
 
 def assert_close(got: list[Tensor], expected: list[Tensor], rtol: float = 1e-5) -> None:
@@ -521,7 +551,7 @@ def refused() -> list[dict[str, tuple[str, str]]]:
         ("no optimizer", ConfigError, "pass optimizer="),
         ("adam", UnsupportedSetup, 'momentum="post"'),
         ("momentum differs", ConfigMismatch, "momentum correction: rank 0 has"),
-        ("wrong config type", GsdistError, "must be one of DenseConfig, GsSgdPaperConfig"),
+        ("wrong config type", GsdistError, "must be one of DenseConfig, GsSgdConfig"),
         ("bad mask", ConfigError, "torch.bool of shape (64, 256)"),
         ("no optimizer for loss", ConfigError, "pass optimizer="),
     ],

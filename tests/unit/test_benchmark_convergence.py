@@ -17,13 +17,13 @@ from benchmarks.convergence.__main__ import main
 from benchmarks.convergence.budgets import Fitter
 from benchmarks.convergence.emulation import EmulatedExchange, dense_bytes
 from benchmarks.convergence.gradients import Objective, worker_gradients
-from benchmarks.convergence.methods import DENSE, METHODS
+from benchmarks.convergence.methods import DENSE, METHODS, settings_of
 from benchmarks.convergence.oracle import OracleConfig
 from benchmarks.convergence.run import Curves, train, trained_steps
 from benchmarks.convergence.table import Cell, keep, summarize
 from benchmarks.convergence.workloads import Training, open_workload, training_batches
 from gsdist.models import build_model
-from gsdist.reducers import DenseConfig
+from gsdist.reducers import DenseConfig, GsSgdPaperConfig
 from gsdist.workloads import ClassificationConfig, ClassificationWorkload
 
 DIGITS = Training(
@@ -141,6 +141,16 @@ def test_a_budget_is_used_up_within_five_percent(name: str) -> None:
     fit = Fitter(parameters, workers=3, steps=400).fit(METHODS[name], 10.0, warmup_share=0.25)
     assert fit.meets and fit.runs
     assert 10.0 <= fit.compression <= 10.5
+
+
+def test_settings_of_a_method_can_be_replaced() -> None:
+    config = settings_of("gs-sgd-paper:rows=3,masking=False,wire_dtype=float32")
+    assert isinstance(config, GsSgdPaperConfig)
+    assert (config.rows, config.masking, config.wire_dtype) == (3, False, "float32")
+    assert settings_of("gs-sgd") == METHODS["gs-sgd"]
+    for name in ("gs-sgd:rows=3", "gs-sdg"):
+        with pytest.raises(ValueError, match=r"no setting 'rows'|'gs-sdg' is none of"):
+            settings_of(name)
 
 
 def test_a_budget_out_of_reach_is_not_run() -> None:
