@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := pyproject.toml setup.py requirements/lock.txt $(wildcard csrc/*)
 
-.PHONY: help install demo test test-slow lint bench-kernels bench-quick lock clean
+.PHONY: help install demo test test-slow lint bench-kernels bench-quick bench lock clean
 
 help:
 	@echo "make demo          train CIFAR-10 on 2 processes, dense against gs-SGD, and write a report"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint          check style, types and import rules"
 	@echo "make bench-kernels time the sketch kernels"
 	@echo "make bench-quick   run the quick form of every benchmark and write runs/bench/report.html"
+	@echo "make bench         run every benchmark in full (many hours) and write runs/bench-full/report.html"
 	@echo "make lock          write the installed versions to requirements/lock.txt"
 	@echo "make clean         remove the environment and all build outputs"
 
@@ -54,6 +55,19 @@ bench-quick: $(INSTALLED)
 	$(BIN)/python -m benchmarks.exchange --quick --json runs/bench/exchange.json
 	$(BIN)/python -m benchmarks.convergence --quick --json runs/bench/convergence.json
 	$(BIN)/python -m benchmarks.report runs/bench/*.json --output runs/bench/report.html --markdown runs/bench/report.md
+
+bench: $(INSTALLED)
+	$(BIN)/gsdist data cifar10
+	$(BIN)/gsdist data shakespeare
+	mkdir -p runs/bench-full
+	$(BIN)/python -m benchmarks.kernels --json runs/bench-full/kernels.json
+	$(BIN)/python -m benchmarks.directions --json runs/bench-full/directions.json
+	$(BIN)/python -m benchmarks.scaling --json runs/bench-full/scaling.json
+	$(BIN)/python -m benchmarks.exchange --json runs/bench-full/exchange.json
+	$(BIN)/python -m benchmarks.step --json runs/bench-full/step.json
+	$(BIN)/python -m benchmarks.convergence --json runs/bench-full/convergence.json
+	$(BIN)/python -m benchmarks.convergence --workload gpt-1m --json runs/bench-full/convergence-gpt.json
+	$(BIN)/python -m benchmarks.report runs/bench-full/*.json --output runs/bench-full/report.html --markdown runs/bench-full/report.md
 
 lock: $(INSTALLED)
 	{ sed -n 1p requirements/lock.txt; \

@@ -48,6 +48,10 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
     """
     if "encode_over_read" in result:
         return _kernels(result)
+    if "energy_kept" in result:
+        return _directions(result)
+    if result.get("cells") and "exposed_seconds" in result["cells"][0]:
+        return _step(result)
     if "cells" in result:
         return _exchange(result)
     rows = result.get("rows", [])
@@ -56,8 +60,8 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
     if rows and "wire_compression" in rows[0]:
         return _convergence(result)
     raise ValueError(
-        f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, exchange, "
-        "scaling or convergence"
+        f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, directions, "
+        "exchange, step, scaling or convergence"
     )
 
 
@@ -76,13 +80,62 @@ def _kernels(result: Mapping[str, Any]) -> Section:
     )
 
 
+def _directions(result: Mapping[str, Any]) -> Section:
+    kept = result["energy_kept"]
+    methods = list(next(iter(kept.values())))
+    table = Table(
+        title="",
+        head=["share of the numbers", *(f"{float(share):.0%}" for share in kept)],
+        rows=[[method, *(f"{kept[s][method]:.3f}" for s in kept)] for method in methods],
+    )
+    run = f"{result['workload']}, {result['steps']} steps"
+    text = f"Share of the gradient's squared norm that is kept; {run}."
+    return Section(title="Where the energy of a gradient is", text=text, tables=[table])
+
+
+_Groups = dict[str, list[Mapping[str, Any]]]
+
+
+def _by_setting(cells: Sequence[Mapping[str, Any]]) -> _Groups:
+    groups: _Groups = {}
+    for cell in cells:
+        title = f"{cell['model']}, {cell['ranks']} workers, {cell['rate']}"
+        groups.setdefault(title, []).append(cell)
+    return groups
+
+
+def _step(result: Mapping[str, Any]) -> Section:
+    return Section(
+        title="Time per training step",
+        text="Medians over steps of the slowest worker. Exposed is what a step takes longer than the same "
+        "step without communication.",
+        tables=[_step_table(t, cells) for t, cells in _by_setting(result["cells"]).items()],
+    )
+
+
+def _step_table(title: str, cells: Sequence[Mapping[str, Any]]) -> Table:
+    times = ("seconds_median", "exposed_seconds", "forward_seconds", "backward_seconds")
+    rows = []
+    for cell in cells:
+        if not cell["correct"]:
+            rows.append([cell["method"], str(cell["fault"]), *[""] * 6])
+            continue
+        rows.append(
+            [
+                cell["method"],
+                *(f"{1e3 * cell[name]:.1f}" for name in times),
+                f"{1e3 * cell['cpu_seconds']:.0f}",
+                f"{cell['peak_bytes'] / 1e6:.1f}",
+                f"{cell['interface_bytes'] / 1e3:.1f}",
+            ]
+        )
+    head = ["method", "ms", "exposed", "forward", "backward", "CPU ms per rank", "peak MB", "kB"]
+    return Table(title=title, head=head, rows=rows)
+
+
 def _exchange(result: Mapping[str, Any]) -> Section:
-    groups: dict[tuple[str, int, str], list[Mapping[str, Any]]] = {}
-    for cell in result["cells"]:
-        groups.setdefault((cell["model"], cell["ranks"], cell["rate"]), []).append(cell)
     tables, figures = [], []
-    for (model, ranks, rate), cells in groups.items():
-        title = f"{model}, {ranks} workers, {rate}"
+    for title, cells in _by_setting(result["cells"]).items():
         tables.append(_exchange_table(title, cells))
         figures.append(_exchange_figure(title, cells))
     return Section(

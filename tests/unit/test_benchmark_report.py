@@ -40,6 +40,18 @@ RESULTS: dict[str, dict[str, Any]] = {
             | {"wire_compression": 9.87, "accuracy": 0.4321, "loss": 1.234}
         ]
     },
+    "step.json": {
+        "cells": [
+            cell("overlapping", 0.080, exposed_seconds=-0.001)
+            | {"forward_seconds": 0.03, "backward_seconds": 0.04}
+            | {"cpu_seconds": 0.07, "peak_bytes": 12_300_000}
+        ]
+    },
+    "directions.json": {
+        "workload": "net",
+        "steps": 9,
+        "energy_kept": {"0.01": {"rotated": 0.9}, "0.1": {"rotated": 0.987}},
+    },
     "kernels.json": {"encode_over_read": 3.21, "select_over_read": 2.34},
 }
 
@@ -63,6 +75,8 @@ def test_lost_and_failed_cells_stay(pages: tuple[str, str]) -> None:
 def test_every_kind_of_result_is_shown(pages: tuple[str, str]) -> None:
     assert "| ring | 4.0 (8) | 8.0 (16) |" in pages[1]
     assert "| some-method | 10 | 0 | 9.9 | 43.2 | 1.234 |" in pages[1]
+    assert "| overlapping | 80.0 | -1.0 | 30.0 | 40.0 | 70 | 12.3 | 1.2 |" in pages[1]
+    assert "| rotated | 0.900 | 0.987 |" in pages[1]
     assert "| encode over reading the vector | 3.21 |" in pages[1]
     for page in pages:
         assert "Threats to these numbers" in page and "abc123" in page
