@@ -65,7 +65,7 @@ class Driver:
             for name, shape in shapes.items()
         }
         self.layout, self.reducer = build_method(config, parameters, group)
-        self.settling, self.period = cycle_of(config, self.layout)
+        self.settling, self.period = cycle_of(config, parameters)
         self.buffer = torch.empty(self.layout.numel)
         slices, start = [], 0
         for segment in self.layout:

@@ -73,13 +73,14 @@ def tolerance_of(method: str) -> float:
     return _TOLERANCES.get(method, 1e-5)
 
 
-def cycle_of(config: Config, layout: FlatLayout) -> tuple[int, int]:
+def cycle_of(config: Config, parameters: Mapping[str, Tensor]) -> tuple[int, int]:
     """Return after how many exchanges, and every how many, a method repeats itself.
 
     gs-SGD searches once in an interval, more often at the start; what it costs is the mean of an interval.
     """
     if not isinstance(config, GsSgdConfig):
         return 0, 1
+    layout = FlatLayout.from_parameters(parameters.items(), config.is_dense)
     interval = ByteBudget.of(config, layout).interval
     return 3 * interval, interval
 

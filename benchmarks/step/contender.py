@@ -3,7 +3,7 @@
 import hashlib
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
 import gsdist
-from benchmarks.exchange.methods import METHODS, ORIGINAL
+from benchmarks.exchange.methods import METHODS, ORIGINAL, cycle_of
 from gsdist.integrations.ddp import ReducerState
 from gsdist.workloads import Workload
 
@@ -45,6 +45,21 @@ class Step:
     """Of gsdist's reducer; they overlap with backward."""
     payload_bytes: int
     """Of gsdist's reducer."""
+
+    @classmethod
+    def mean(cls, every: "Sequence[Step]") -> "Step":
+        """Return the mean of some steps."""
+        count = len(every)
+        names = {name for one in every for name in one.phases}
+        return cls(
+            seconds=sum(one.seconds for one in every) / count,
+            forward=sum(one.forward for one in every) / count,
+            backward=sum(one.backward for one in every) / count,
+            optimizer=sum(one.optimizer for one in every) / count,
+            cpu_seconds=sum(one.cpu_seconds for one in every) / count,
+            phases={n: sum(one.phases.get(n, 0.0) for one in every) / count for n in names},
+            payload_bytes=round(sum(one.payload_bytes for one in every) / count),
+        )
 
 
 def _keep_local(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
@@ -98,6 +113,11 @@ class Contender:
         )
         self._workload = workload
         self._state = CONTENDERS[name](self.model, density)
+        self.settling, self.period = 0, 1
+        if name in METHODS:
+            self.settling, self.period = cycle_of(
+                METHODS[name](density), dict(model.named_parameters())
+            )
 
     def step(self, batch: Any) -> Step:
         """Train on one batch."""

@@ -37,18 +37,19 @@ class Series:
 
     contender: Contender
     seconds: list[float] = field(default_factory=list)
-    """Of the slowest rank, one entry per step."""
-    interface_bytes: list[int] = field(default_factory=list)
+    """Of the slowest rank, one entry per repetition: the mean of one cycle of the method."""
+    interface_bytes: list[float] = field(default_factory=list)
     own: list[Step] = field(default_factory=list)
 
-    def step(self, batch: Any, referee: Referee) -> None:
-        """Train on a batch at the same time as all ranks, and keep the figures."""
+    def step(self, batches: Sequence[Any], count: int, referee: Referee) -> None:
+        """Train so many steps at the same time as all ranks, and keep the mean figures."""
+        turns = range(len(self.seconds), len(self.seconds) + count)
         before = referee.meet()
-        own = self.contender.step(batch)
+        own = Step.mean([self.contender.step(batches[turn % len(batches)]) for turn in turns])
         after = referee.meet(own.seconds)
         self.own.append(own)
         self.seconds.append(max(after.payloads))
-        self.interface_bytes.append(after.busiest_since(before))
+        self.interface_bytes.append(after.busiest_since(before) / count)
 
 
 def main(path: str, address: str, key: str) -> None:
@@ -107,11 +108,12 @@ def _measure_one(
     alone = Contender(NO_COMMUNICATION, copy.deepcopy(network), workload, plan["density"])
     for batch in batches[:_WARM_UP]:
         alone.step(batch)
+    for turn in range(tried.settling):
+        tried.step(batches[turn % len(batches)])
     with_exchange, without = Series(contender=tried), Series(contender=alone)
     while _wants_more(with_exchange, plan):
-        batch = batches[len(with_exchange.seconds) % len(batches)]
-        with_exchange.step(batch, referee)
-        without.step(batch, referee)
+        with_exchange.step(batches, tried.period, referee)
+        without.step(batches, tried.period, referee)
     return {
         "fault": None,
         "peak_bytes": peak,
