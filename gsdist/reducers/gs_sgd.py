@@ -87,7 +87,6 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         self._next_refresh = self._last_refresh = config.warmup_steps
         self._applied: dict[str, tuple[Tensor, Tensor]] = {}
         self._sent: dict[str, tuple[Tensor, Tensor]] = {}
-        self._found: dict[str, Refreshed] = {}
         self._chosen: Tensor | None = None
 
     @property
@@ -99,7 +98,7 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         ]
 
     def _exchange(self) -> Update | None:
-        self._applied, self._sent, self._found, self._chosen = {}, {}, {}, None
+        self._applied, self._sent, self._chosen = {}, {}, None
         if self._step == self._next_refresh:
             return self._refresh()
         return self._sum_coefficients()
@@ -161,7 +160,6 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
             for segment, q, factor, own in zip(
                 self._layout.compressed, ranges, *reduced, strict=True
             ):
-                self._found[segment.name] = Refreshed(range_basis=q, factor=factor)
                 self._applied[segment.name] = (q, factor)
                 self._sent[segment.name] = (q, own)
         return Update(sums=_IN_FACTORS, indices=None, sent=None, dense_sums=dense_sums)
@@ -176,7 +174,8 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         elapsed = max(self._step - self._last_refresh, 1)
         energies, ages = self._split(self._energy), self._split(self._age)
         for (name, basis), energy, age in zip(self._bases.items(), energies, ages, strict=True):
-            found = self._found[name]
+            q, factor = self._applied[name]
+            found = Refreshed(range_basis=q, factor=factor)
             before = basis.coefficients_of(found).square_()
             turns = basis.absorb(found, self._config.direction_decay)
             after = basis.coefficients_of(found).square_()
@@ -248,7 +247,7 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         super()._commit(update)
         if self._chosen is not None:
             self._note_coefficients(self._chosen)
-        elif self._found:
+        elif self._applied:
             self._turn_bases()
 
     def _remove_sent(self, update: Update) -> None:
