@@ -8,17 +8,14 @@ moments of rows and columns, here recomputed every ten steps from whole gradient
 """
 
 import argparse
-import json
-import sys
 from collections import defaultdict
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks import environment
 from benchmarks.convergence.gradients import Objective
 from benchmarks.convergence.workloads import PRESETS, Training, open_workload, training_batches
+from benchmarks.output import begin, write_report
 
 _DECAY = 0.95
 _REFRESH = 10
@@ -124,8 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", metavar="PATH", help="write the result there; '-' is stdout")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    out = sys.stderr if arguments.json == "-" else sys.stdout
-    described = environment.describe(threads=1)
+    described, out = begin(arguments.json, threads=1)
     kept = measure(arguments.workload, arguments.steps)
     print(f"{'share of the numbers':<42}" + "".join(f"{s:>8.0%}" for s in _SHARES), file=out)
     for name in METHODS:
@@ -137,11 +133,7 @@ def main(argv: list[str] | None = None) -> None:
         "steps": arguments.steps,
         "energy_kept": {f"{share:g}": kept[share] for share in _SHARES},
     }
-    text = json.dumps(report, indent=1)
-    if arguments.json == "-":
-        print(text)
-    elif arguments.json:
-        Path(arguments.json).write_text(text + "\n")
+    write_report(report, arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ the start included.
 
 import argparse
 import dataclasses
-import json
-import sys
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +17,7 @@ from benchmarks import environment
 from benchmarks.convergence.methods import DENSE, METHODS, settings_of
 from benchmarks.convergence.table import Cell, cells, keep, summarize
 from benchmarks.convergence.workloads import PRESETS, Training
+from benchmarks.output import begin, write_report
 
 SCHEMA = 1
 CACHE = environment.ROOT / "build" / "convergence"
@@ -168,11 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _arguments(argv)
     training = _training(arguments)
     torch.set_num_threads(arguments.threads)
-    # With --json - nothing but the JSON goes to standard output.
-    out = sys.stderr if arguments.json == "-" else sys.stdout
-    described = environment.describe(arguments.threads)
-    for key, value in described.items():
-        print(f"{key}: {value}", file=out)
+    described, out = begin(arguments.json, threads=arguments.threads)
     rows, left_out = _run(arguments, training, out)
     summary = summarize(rows)
     if len(arguments.seeds) > 1:
@@ -186,11 +181,7 @@ def main(argv: list[str] | None = None) -> None:
         "left_out": left_out,
         "summary": summary,
     }
-    text = json.dumps(report)
-    if arguments.json == "-":
-        print(text)
-    elif arguments.json:
-        Path(arguments.json).write_text(text + "\n")
+    write_report(report, arguments.json, indent=None)
 
 
 def _print_summary(summary: list[dict[str, Any]], out: TextIO) -> None:

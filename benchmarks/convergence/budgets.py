@@ -113,10 +113,7 @@ class Fitter:
 
 def _fit_gs_sgd(base: GsSgdConfig, layout: FlatLayout, budget: float, steps: int) -> Fit:
     """Find the compression setting whose whole run, with more refreshes at its start, keeps the budget."""
-    low, high = (
-        1.0,
-        4.0 * budget,
-    )  # the first sends too much, the second too little or is impossible
+    low, high = 1.0, 4.0 * budget  # too many bytes; too few, or none left for coefficients
     for _ in range(40):
         middle = (low + high) / 2
         reached = _gs_sgd_compression(replace(base, compression=middle), layout, steps)
@@ -124,9 +121,11 @@ def _fit_gs_sgd(base: GsSgdConfig, layout: FlatLayout, budget: float, steps: int
             low = middle
         else:
             high = middle
-    reached = _gs_sgd_compression(replace(base, compression=high), layout, steps)
-    config = replace(base, compression=low if reached is None else high)
-    reached = _gs_sgd_compression(config, layout, steps) or 1.0
+    config = replace(base, compression=high)
+    reached = _gs_sgd_compression(config, layout, steps)
+    if reached is None:
+        config = replace(base, compression=low)
+        reached = _gs_sgd_compression(config, layout, steps) or 1.0
     return Fit(
         config=config,
         compression=reached,

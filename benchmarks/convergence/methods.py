@@ -87,9 +87,7 @@ def _value(text: str) -> Any:
 
 
 def sized(config: Fittable, compressed_numel: int, amount: int) -> Fittable:
-    """Set what a method sends per step: the rank, the number of coordinates it selects, or of words."""
-    if isinstance(config, GsSgdConfig):
-        return replace(config, compression=max(compressed_numel / amount, 1.0))
+    """Set what a method sends per step: the rank, or the number of coordinates it selects."""
     if isinstance(config, SparseConfig):
         return replace(config, density=amount / compressed_numel)
     return replace(config, rank=amount)

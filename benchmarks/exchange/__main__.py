@@ -14,14 +14,14 @@ from dataclasses import asdict
 from itertools import product
 from typing import Any, TextIO
 
-from benchmarks import environment
 from benchmarks.exchange.cells import make_cells
-from benchmarks.exchange.lab import describe_lab, run_in_lab, write_report
+from benchmarks.exchange.lab import describe_lab, run_in_lab
 from benchmarks.exchange.methods import METHODS
 from benchmarks.exchange.plan import Plan
 from benchmarks.exchange.table import HEADER, format_cell
 from benchmarks.gradients import SOURCES, CapturedGradients, load
 from benchmarks.netlab import LabUnavailable, parse_rate
+from benchmarks.output import begin, write_report
 
 SCHEMA = 1
 _QUICK = {"models": ["resnet20", "gpt-1m"], "ranks": [2, 4], "rates": ["1gbit", "100mbit"]}
@@ -87,11 +87,7 @@ def _print_cells(
 def main(argv: list[str] | None = None) -> int:
     """Measure all labs, print the table, write the JSON; return 1 if a cell is missing or wrong."""
     arguments = _arguments(argv)
-    # With --json - nothing but the JSON goes to standard output.
-    out = sys.stderr if arguments.json == "-" else sys.stdout
-    described = environment.describe(threads=1)
-    for key, value in described.items():
-        print(f"{key}: {value}", file=out)
+    described, out = begin(arguments.json, threads=1)
     gradients = tuple(load(model, max(arguments.ranks)) for model in arguments.models)
     plan = _plan(arguments, gradients)
     labs: list[dict[str, Any]] = []

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.exchange.referee import referee
 from benchmarks.netlab import LabError, NetworkLab, RateError, RateMeasurement
 
-__all__ = ["describe_lab", "run_in_lab", "write_report"]
+__all__ = ["describe_lab", "run_in_lab"]
 
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 4.0
@@ -71,12 +71,3 @@ def describe_lab(lab: Mapping[str, Any]) -> str:
     if lab["fault"]:
         return f"{head}not measured, {lab['fault']}"
     return head + ", ".join(f"{one / 1e6:.1f}" for one in lab["achieved_bits_per_second"]) + " Mb/s"
-
-
-def write_report(report: Mapping[str, Any], target: str | None) -> None:
-    """Write JSON to a file, to standard output ('-'), or nowhere."""
-    text = json.dumps(report, indent=2)
-    if target == "-":
-        print(text)
-    elif target:
-        Path(target).write_text(text + "\n")

@@ -1,15 +1,12 @@
 """Run ``python -m benchmarks.kernels``; see ``--help``."""
 
 import argparse
-import json
-import sys
 from itertools import product
-from pathlib import Path
 from typing import Any
 
-from benchmarks import environment
 from benchmarks.kernels.check import check_kernels
 from benchmarks.kernels.measure import Point, clock_name, measure
+from benchmarks.output import begin, write_report
 
 SCHEMA = 1
 # The point at which the project promises figures, and the share of coordinates it selects there.
@@ -82,14 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     """Check, measure, print the table and write the JSON."""
     arguments = _arguments(argv)
     points = _points(arguments)
-    # With --json - nothing but the JSON goes to standard output.
-    out = sys.stderr if arguments.json == "-" else sys.stdout
-    described = {
-        **environment.describe(arguments.threads),
-        "clock": clock_name(arguments.threads),
-    }
-    for key, value in described.items():
-        print(f"{key}: {value}", file=out)
+    clock = clock_name(arguments.threads)
+    described, out = begin(arguments.json, threads=arguments.threads, clock=clock)
     for rows, columns in sorted({(p.rows, p.columns) for p in points}):
         check_kernels(rows, columns, arguments.threads)
     print("all kernels agree with the reference; times in ms", file=out)
@@ -107,11 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     for key, value in headline.items():
         print(f"{key}: {value}", file=out)
     report = {"schema": SCHEMA, **headline, "environment": described, "results": results}
-    text = json.dumps(report, indent=2)
-    if arguments.json == "-":
-        print(text)
-    elif arguments.json:
-        Path(arguments.json).write_text(text + "\n")
+    write_report(report, arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Run ``python -m benchmarks.scaling``; see ``--help``."""
 
 import argparse
-import json
 import sys
-from pathlib import Path
 
 from benchmarks import environment
+from benchmarks.output import write_report
 from benchmarks.scaling.count import Row, count_all, default_methods
 
 SCHEMA = 1
@@ -30,10 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         "density": options.density,
         "rows": [row.to_mapping() for row in rows],
     }
-    if options.json == "-":
-        print(json.dumps(result, indent=1))
-    elif options.json:
-        Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+    write_report(result, options.json)
     return 0
 
 

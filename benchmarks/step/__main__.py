@@ -12,10 +12,10 @@ import sys
 from itertools import product
 from typing import Any
 
-from benchmarks import environment
-from benchmarks.exchange.lab import describe_lab, run_in_lab, write_report
+from benchmarks.exchange.lab import describe_lab, run_in_lab
 from benchmarks.gradients import SOURCES
 from benchmarks.netlab import LabUnavailable
+from benchmarks.output import begin, write_report
 from benchmarks.step.cells import HEADER, format_cell, make_cells
 from benchmarks.step.contender import CONTENDERS
 
@@ -66,11 +66,7 @@ def _plan(arguments: argparse.Namespace) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Measure all labs, print the table, write the JSON; return 1 if a cell is missing or wrong."""
     arguments = _arguments(argv)
-    # With --json - nothing but the JSON goes to standard output.
-    out = sys.stderr if arguments.json == "-" else sys.stdout
-    described = environment.describe(threads=1)
-    for key, value in described.items():
-        print(f"{key}: {value}", file=out)
+    described, out = begin(arguments.json, threads=1)
     labs: list[dict[str, Any]] = []
     cells: list[dict[str, Any]] = []
     for ranks, rate in product(arguments.ranks, arguments.rates):
