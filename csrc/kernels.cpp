@@ -76,9 +76,10 @@ Target locate(uint64_t key, uint64_t block, uint64_t bucket_blocks) {
 // The same for `Count` blocks, kWords at a time.
 template <int Count>
 struct Targets {
-  uint64_t signs[Count];
-  uint64_t xor_lane[Count];
-  uint64_t bucket[Count];
+  // Aligned: a vector stored across two cache lines costs twice.
+  alignas(64) uint64_t signs[Count];
+  alignas(64) uint64_t xor_lane[Count];
+  alignas(64) uint64_t bucket[Count];
 
   // Blocks first, first + 1, ...
   void locate_run(const Table& table, int row, uint64_t first) {
@@ -110,8 +111,11 @@ float* row_cells(const Table& table, int row) {
   return table.cells + static_cast<uint64_t>(row) * table.blocks * kBlock;
 }
 
-void prefetch_block(const float* p) {
-  for (int line = 0; line < kBlock; line += 16) __builtin_prefetch(p + line, 1);
+constexpr int kLine = 16;  // floats in a cache line
+
+template <int Lines>
+void prefetch_lines(const float* p) {
+  for (int line = 0; line < Lines; ++line) __builtin_prefetch(p + line * kLine, 1);
 }
 
 // Part p of the coordinates sits at this distance (in floats) in the bucket block.
@@ -122,27 +126,32 @@ uint64_t part_offset(uint64_t xor_lane, int p) {
 // Part p of a bucket block brought to the order and signs of the coordinates.
 Ints read_part(const float* cells, const uint64_t& signs, const uint64_t& xor_lane, int p) {
   const Ints moved = load(cells + part_offset(xor_lane, p));
-  return xor_lanes(moved, xor_lane) ^ sign_bits(signs, p);
+  return negate_lanes(xor_lanes(moved, xor_lane), signs, p);
 }
 
 void add_block(float* cells, const float* values, const uint64_t& signs,
                const uint64_t& xor_lane) {
   for (int p = 0; p < kParts; ++p) {
     float* to = cells + part_offset(xor_lane, p);
-    const Ints signed_values = load(values + p * kLanes) ^ sign_bits(signs, p);
+    const Ints signed_values = negate_lanes(load(values + p * kLanes), signs, p);
     const Ints moved = xor_lanes(signed_values, xor_lane);
     store(to, (Ints)(as_floats(load(to)) + as_floats(moved)));
   }
 }
 
 constexpr int kStep = 16;  // blocks added to one row before the next row's turn
+constexpr int kStepLines = kStep * kBlock / kLine;
 
-// Adds `count` <= kStep blocks to the cells of one row. Meanwhile the blocks of the step that
-// follows are prefetched, one at a time: a burst of prefetches would hold up the additions.
-void add_step(float* cells, const Targets<kStep>& targets, const float* values, int count,
-              const float* next_cells, const Targets<kStep>& next_targets) {
-  for (int j = 0; j < count; ++j) {
-    prefetch_block(next_cells + next_targets.bucket[j] * kBlock);
+// Adds kStep blocks to the cells of one row. Meanwhile the cells of the next turn and
+// `ahead_lines` lines of values to come are prefetched, the latter `AtOnce` per block: a burst of
+// prefetches would hold up the additions, and so does a line prefetched twice.
+template <int AtOnce>
+void add_step(float* cells, const Targets<kStep>& targets, const float* values,
+              const float* next_cells, const Targets<kStep>& next_targets, const float* ahead,
+              int ahead_lines) {
+  for (int j = 0; j < kStep; ++j) {
+    prefetch_lines<kBlock / kLine>(next_cells + next_targets.bucket[j] * kBlock);
+    if (j * AtOnce < ahead_lines) prefetch_lines<AtOnce>(ahead + j * AtOnce * kLine);
     add_block(cells + targets.bucket[j] * kBlock, values + j * kBlock, targets.signs[j],
               targets.xor_lane[j]);
   }
@@ -150,25 +159,43 @@ void add_step(float* cells, const Targets<kStep>& targets, const float* values, 
 
 // Every row adds a step of blocks in turn, so that the values stay in L1 from row to row. The
 // table is in L3 or beyond: the targets of a step are computed one step ahead.
-void encode_blocks(const Table& table, int row_begin, int row_end, uint64_t first,
-                   const float* values, uint64_t count) {
+template <int AtOnce>
+void encode_steps(const Table& table, int row_begin, int row_end, uint64_t first,
+                  const float* values, uint64_t steps) {
   const int rows = row_end - row_begin;
-  const int share = (kStep + rows - 1) / rows;  // source blocks to prefetch per row and step
+  const int ahead_lines = (kStepLines + rows - 1) / rows;  // each row fetches its share
   Targets<kStep> buffers[2];
   buffers[0].locate_run(table, row_begin, first);
   int turn = 0;
-  for (uint64_t done = 0; done < count; done += kStep) {
-    const float* const from = values + done * kBlock;
-    const int n = static_cast<int>(count - done < kStep ? count - done : kStep);
+  for (uint64_t step = 0; step < steps; ++step) {
+    const float* const from = values + step * kStep * kBlock;
     for (int row = row_begin; row < row_end; ++row) {
       const bool last = row + 1 == row_end;
       const int next_row = last ? row_begin : row + 1;
       const Targets<kStep>& targets = buffers[turn];
       turn ^= 1;
-      buffers[turn].locate_run(table, next_row, first + done + (last ? kStep : 0));
-      const float* const ahead = from + (kStep + (row - row_begin) * share) * kBlock;
-      for (int j = 0; j < share; ++j) prefetch_block(ahead + j * kBlock);
-      add_step(row_cells(table, row), targets, from, n, row_cells(table, next_row), buffers[turn]);
+      buffers[turn].locate_run(table, next_row, first + (step + last) * kStep);
+      const float* const ahead = from + (kStepLines + (row - row_begin) * ahead_lines) * kLine;
+      add_step<AtOnce>(row_cells(table, row), targets, from, row_cells(table, next_row),
+                       buffers[turn], ahead, ahead_lines);
+    }
+  }
+}
+
+void encode_blocks(const Table& table, int row_begin, int row_end, uint64_t first,
+                   const float* values, uint64_t count) {
+  const uint64_t steps = count / kStep;
+  switch (row_end - row_begin) {
+    case 1: encode_steps<4>(table, row_begin, row_end, first, values, steps); break;
+    case 2:
+    case 3: encode_steps<2>(table, row_begin, row_end, first, values, steps); break;
+    default: encode_steps<1>(table, row_begin, row_end, first, values, steps);
+  }
+  for (int row = row_begin; row < row_end; ++row) {
+    for (uint64_t block = steps * kStep; block < count; ++block) {
+      const Target target = locate(table.keys[row], first + block, table.blocks);
+      add_block(row_cells(table, row) + target.bucket * kBlock, values + block * kBlock,
+                target.signs, target.xor_lane);
     }
   }
 }

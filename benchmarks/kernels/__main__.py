@@ -51,6 +51,7 @@ def _headline(rows: list[dict[str, Any]], points: list[Point]) -> dict[str, Any]
         "encode_over_read": encode["over_read"],
         "select_over_read": select["over_read"],
         "encode_vs_per_coordinate": encode["vs_per_coordinate"],
+        "encode_vs_vectorised_loop": encode["vs_vectorised"],
         "encode_vs_torch_scatter": encode["vs_torch"],
         "top_k_vs_torch": at_point["top_k"]["vs_torch"],
         "read_gigabytes_per_second": encode["read_gigabytes_per_second"],

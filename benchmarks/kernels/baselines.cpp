@@ -2,7 +2,8 @@
 //
 // The reads say how fast the vector can pass through the processor at all. The per-coordinate
 // sketch is the textbook loop with the kernels' hash family, only hashed for every coordinate
-// instead of every block of 64.
+// instead of every block of 64. The vectorised loop is the same, arranged so that a compiler for a
+// machine with 64-bit vector multiplication (AVX-512) hashes eight coordinates at a time.
 
 #include <algorithm>
 #include <cmath>
@@ -122,7 +123,20 @@ void per_coordinate_encode(float* table, int rows, uint64_t columns, uint64_t se
     for (uint64_t q = begin; q < end; ++q) {
       const uint64_t key = row_key(seed, static_cast<int>(q));
       float* const cells = table + q * columns;
-      // Hashing 64 coordinates before adding them lets the compiler vectorise the hash.
+      for (uint64_t i = 0; i < count; ++i) {
+        const Place p = place(key, i, columns);
+        cells[p.cell] += with_sign(values[i], p.sign_bit);
+      }
+    }
+  });
+}
+
+void vectorised_encode(float* table, int rows, uint64_t columns, uint64_t seed,
+                       const float* values, uint64_t count, int threads) {
+  in_threads(static_cast<uint64_t>(rows), threads, [=](uint64_t begin, uint64_t end) {
+    for (uint64_t q = begin; q < end; ++q) {
+      const uint64_t key = row_key(seed, static_cast<int>(q));
+      float* const cells = table + q * columns;
       for (uint64_t start = 0; start < count; start += 64) {
         const uint64_t n = std::min<uint64_t>(64, count - start);
         uint64_t buckets[64];

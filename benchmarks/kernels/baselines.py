@@ -40,7 +40,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     for name in ("read_unrolled", "read_memcpy"):
         function = getattr(library, name)
         function.argtypes, function.restype = [address, size, number], ctypes.c_float
-    library.per_coordinate_encode.argtypes = [*table, address, size, number]
+    encode = [*table, address, size, number]
+    library.per_coordinate_encode.argtypes = library.vectorised_encode.argtypes = encode
+    library.vectorised_encode.restype = None
     library.per_coordinate_estimate.argtypes = [*table, address, address, size, number]
     library.per_coordinate_heavy_hitters.argtypes = [*table, size, size, address, number]
     for name in ("encode", "estimate", "heavy_hitters"):

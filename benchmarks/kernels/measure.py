@@ -109,6 +109,9 @@ class Workspace:
                 "per_coordinate": lambda: library.per_coordinate_encode(
                     *plain, values, p.dimension, threads
                 ),
+                "vectorised": lambda: library.vectorised_encode(
+                    *plain, values, p.dimension, threads
+                ),
                 "torch_bincount": lambda: self.torch_sketch.encode_bincount(self.torch_values),
                 "torch_index_add": lambda: self.torch_sketch.encode_index_add(self.torch_values),
             },
@@ -163,6 +166,7 @@ def _row(operation: str, point: Point, timings: Timings) -> dict[str, object]:
         "k": point.k,
         "over_read": _median_ratio(native, read),
         "vs_per_coordinate": _median_ratio(_fastest(timings, "per_coordinate"), native),
+        "vs_vectorised": _median_ratio(_fastest(timings, "vectorised"), native),
         "vs_torch": _median_ratio(_fastest(timings, "torch_"), native),
         "seconds": {name: statistics.median(times) for name, times in timings.items()},
         "read_gigabytes_per_second": {

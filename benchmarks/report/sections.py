@@ -70,6 +70,7 @@ def _kernels(result: Mapping[str, Any]) -> Section:
         "encode over reading the vector": "encode_over_read",
         "select over reading the vector": "select_over_read",
         "encode, times faster than per-coordinate hashing": "encode_vs_per_coordinate",
+        "encode, times faster than the vectorised loop": "encode_vs_vectorised_loop",
         "encode, times faster than torch scatter": "encode_vs_torch_scatter",
         "top-k, times faster than torch.topk": "top_k_vs_torch",
     }

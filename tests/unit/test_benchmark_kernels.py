@@ -20,6 +20,7 @@ RATIOS = (
     "encode_over_read",
     "select_over_read",
     "encode_vs_per_coordinate",
+    "encode_vs_vectorised_loop",
     "encode_vs_torch_scatter",
 )
 
