@@ -144,7 +144,7 @@ def _gs_sgd_compression(config: GsSgdConfig, layout: FlatLayout, steps: int) -> 
     except ConfigError:
         return None
     item = 2 if config.wire_dtype == "float16" else 4
-    ordinary = min(divided.coefficients, layout.compressed_numel) + divided.overhead_words
+    ordinary = divided.coefficients + divided.overhead_words
     words, step = 0, 0
     while step < steps:
         following = min(step + steps_to_next_refresh(step, divided.interval), steps)

@@ -83,7 +83,7 @@ class EmulatedExchange:
         """
         total = self.compressed_part(gradients.sum(dim=0))
         for reducer in self.reducers:
-            state = reducer.state_dict()
+            state = reducer.state_for_new_layout()
             total += self._flat(state["residual"])
             if self.momentum is not None:
                 total.add_(self._flat(state["momentum"]), alpha=self.momentum)

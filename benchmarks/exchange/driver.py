@@ -98,7 +98,7 @@ class Driver:
 
     def residual(self) -> Tensor:
         """Return the residual in the buffer's order; zero where the method keeps none."""
-        kept = self.reducer.state_dict().get("residual", {})
+        kept = self.reducer.state_for_new_layout().get("residual", {})
         return torch.cat(
             [
                 kept[segment.name].flatten() if segment.name in kept else torch.zeros(segment.numel)

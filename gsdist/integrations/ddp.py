@@ -175,13 +175,22 @@ class ReducerState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return this rank's state: nested dicts of tensors and numbers. It differs from rank to rank."""
-        state = self._reducer.state_dict()
+        return self._with_replicated(self._reducer.state_dict())
+
+    def state_for_new_layout(self) -> dict[str, Any]:
+        """Return what of the state still holds when coordinates are cut out of the parameters.
+
+        Cut its tensors as the parameters of their names and load it into the new model's state.
+        """
+        return self._with_replicated(self._reducer.state_for_new_layout())
+
+    def _with_replicated(self, state: dict[str, Any]) -> dict[str, Any]:
         if self._replicated:
             state["replicated_momentum"] = self._replicated.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned on the same rank.
+        """Restore what `state_dict` or `state_for_new_layout` returned on the same rank.
 
         Raises:
             ConfigError: the state is of another model or another momentum setting.

@@ -374,9 +374,11 @@ class CompressedReducer(ABC, Generic[ConfigT]):
 
     def statistics(self) -> ExchangeStatistics:
         """Return the counters of this rank."""
-        return self._recorder.snapshot(
-            residual_norm=float(torch.linalg.vector_norm(self._residual))
-        )
+        return self._recorder.snapshot(residual_norm=float(torch.linalg.vector_norm(self._kept())))
+
+    def _kept(self) -> Tensor:
+        """Return what this worker has kept back as one flat vector."""
+        return self._residual
 
     def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
         """Zero masked coordinates of residual and momentum now and of gradients from now on."""
@@ -396,10 +398,17 @@ class CompressedReducer(ABC, Generic[ConfigT]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return step, counters, residual and momentum; tensors keyed by parameter name."""
+        return self._state(self._residual)
+
+    def state_for_new_layout(self) -> dict[str, Any]:
+        """Return the same with all that this worker has kept in the residual, and nothing of the method."""
+        return self._state(self._kept())
+
+    def _state(self, residual: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = {
             "step": self._step,
             "statistics": self._recorder.state_dict(),
-            "residual": self._layout.unflatten(compressed=self._residual, dense=None),
+            "residual": self._layout.unflatten(compressed=residual, dense=None),
         }
         if self._momentum is not None:
             state["momentum"] = self._layout.unflatten(

@@ -107,6 +107,10 @@ class DenseReducer:
         """Return the counters; the method itself has no state."""
         return {"statistics": self._recorder.state_dict()}
 
+    def state_for_new_layout(self) -> dict[str, Any]:
+        """Return the counters."""
+        return self.state_dict()
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the counters."""
         self._recorder.load_state_dict(state["statistics"])

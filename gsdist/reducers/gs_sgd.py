@@ -21,6 +21,7 @@ U, V    (n, a), (m, b): directions of rows and columns known to all workers
 C       (a, b): coefficients of the sum of all M_i, U^T M V
 q       energy: mean square of what a coefficient gains per step
 t       age: steps since a coefficient was sent
+O       (a, b): coefficients sent since the last refresh that `_residual` still contains
 ======  ============================================================================
 
 Collectives: in a refresh an all-reduce of S, dense set and agreement lanes, then one of Q^T M and lanes; in
@@ -83,11 +84,13 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         count = sum(shape.numel() for shape in self._shapes)
         self._coefficients = torch.zeros(count)
         self._energy, self._age = torch.zeros(count), torch.ones(count)
+        self._owed = torch.zeros(count)
         self._wires = {p: SumWire(config.wire_dtype) for p in ("sketch", "factors", "values")}
-        self._next_refresh = self._last_refresh = config.warmup_steps
+        self._next_refresh = config.warmup_steps
+        self._last_refresh: int | None = None
         self._applied: dict[str, tuple[Tensor, Tensor]] = {}
-        self._sent: dict[str, tuple[Tensor, Tensor]] = {}
-        self._chosen: Tensor | None = None
+        self._refreshed: dict[str, tuple[Tensor, Tensor]] = {}
+        self._chosen: tuple[Tensor, Tensor] | None = None
 
     @property
     def _matrices(self) -> list[tuple[Segment, MatrixBasis, Tensor]]:
@@ -98,7 +101,7 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         ]
 
     def _exchange(self) -> Update | None:
-        self._applied, self._sent, self._chosen = {}, {}, None
+        self._applied, self._refreshed, self._chosen = {}, {}, None
         if self._step == self._next_refresh:
             return self._refresh()
         return self._sum_coefficients()
@@ -110,28 +113,25 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
             mine = torch.empty_like(self._coefficients)
             for (_, basis, matrix), out in zip(self._matrices, self._split(mine), strict=True):
                 basis.project(matrix, out)
+            mine -= self._owed
         with self._recorder.phase("select"):
-            count = min(self._budget.coefficients, mine.numel())
-            chosen = top_k(self._energy * self._age, count)
+            chosen = top_k(self._energy * self._age, self._budget.coefficients)
         fingerprint = torch.cat([chosen, self._basis_fingerprint()])
         reduced = self._sum("values", [mine[chosen], self._dense], fingerprint)
         if reduced is None:
             return None
         (sums, dense_sums), (sent, _) = reduced
         with self._recorder.phase("decode"):
-            mine.zero_()[chosen] = sent
             self._coefficients.zero_()[chosen] = sums
-            both = zip(
-                self._matrices, self._split(mine), self._split(self._coefficients), strict=True
-            )
-            for (segment, basis, _), own, summed in both:
-                self._applied[segment.name] = basis.expand(summed)
-                self._sent[segment.name] = basis.expand(own)
-        self._chosen = chosen
+            summed = self._split(self._coefficients)
+            for (name, basis), coefficients in zip(self._bases.items(), summed, strict=True):
+                self._applied[name] = basis.expand(coefficients)
+        self._chosen = (chosen, sent)
         return Update(sums=_IN_FACTORS, indices=None, sent=None, dense_sums=dense_sums)
 
-    def _note_coefficients(self, chosen: Tensor) -> None:
+    def _note_coefficients(self, chosen: Tensor, sent: Tensor) -> None:
         """Take note of the coefficients of a step that is applied."""
+        self._owed[chosen] += sent
         seen = self._coefficients[chosen].square_().div_(self._age[chosen])
         self._energy[chosen] = _ENERGY_DECAY * self._energy[chosen] + (1 - _ENERGY_DECAY) * seen
         self._age += 1.0
@@ -140,10 +140,21 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         for basis, coefficients in zip(self._bases.values(), summed, strict=True):
             basis.follow(coefficients, self._config.direction_decay)
 
+    def _take_out_owed(self, vector: Tensor) -> None:
+        """Take out of a residual or corrected gradient what has been sent since the last refresh.
+
+        One product per refresh instead of one per step: sums along the same directions add up.
+        """
+        owed = self._split(self._owed)
+        for segment, coefficients in zip(self._layout.compressed, owed, strict=True):
+            left, right = self._bases[segment.name].expand(coefficients)
+            segment.matrix_view(vector).addmm_(left, right, alpha=-1.0)
+
     # ---- refresh ------------------------------------------------------------------------------------
 
     def _refresh(self) -> Update | None:
         with self._recorder.phase("encode"):
+            self._take_out_owed(self._corrected)
             sketches = [matrix @ self._sketch_columns(s) for s, _, matrix in self._matrices]
         reduced = self._sum("sketch", [*sketches, self._dense], self._basis_fingerprint())
         if reduced is None:
@@ -161,7 +172,7 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
                 self._layout.compressed, ranges, *reduced, strict=True
             ):
                 self._applied[segment.name] = (q, factor)
-                self._sent[segment.name] = (q, own)
+                self._refreshed[segment.name] = (q, own)
         return Update(sums=_IN_FACTORS, indices=None, sent=None, dense_sums=dense_sums)
 
     def _sketch_columns(self, segment: Segment) -> Tensor:
@@ -170,8 +181,8 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
 
     def _turn_bases(self) -> None:
         """Turn every basis towards what an applied refresh found, and carry the energies over."""
-        first = self._step == self._config.warmup_steps
-        elapsed = max(self._step - self._last_refresh, 1)
+        first = self._last_refresh is None
+        elapsed = 1 if self._last_refresh is None else self._step - self._last_refresh
         energies, ages = self._split(self._energy), self._split(self._age)
         for (name, basis), energy, age in zip(self._bases.items(), energies, ages, strict=True):
             q, factor = self._applied[name]
@@ -246,8 +257,11 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
     def _commit(self, update: Update) -> None:
         super()._commit(update)
         if self._chosen is not None:
-            self._note_coefficients(self._chosen)
-        elif self._applied:
+            self._note_coefficients(*self._chosen)
+            if self._mask is not None:  # directions reach under it
+                self._settle()
+        elif self._refreshed:
+            self._owed.zero_()
             self._turn_bases()
 
     def _remove_sent(self, update: Update) -> None:
@@ -255,30 +269,54 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
             super()._remove_sent(update)
             return
         for segment in self._layout.compressed:
-            left, right = self._sent[segment.name]
-            segment.matrix_view(self._residual).addmm_(left, right, alpha=-1.0)
+            if segment.name in self._refreshed:
+                left, right = self._refreshed[segment.name]
+                segment.matrix_view(self._residual).addmm_(left, right, alpha=-1.0)
         if self._mask is not None:
             self._residual.mul_(self._mask)
+
+    def _settle(self) -> None:
+        """Make `_residual` what this worker has kept."""
+        self._residual = self._kept()
+        self._owed.zero_()
+
+    def _kept(self) -> Tensor:
+        kept = self._residual.clone()
+        self._take_out_owed(kept)
+        return kept if self._mask is None else kept.mul_(self._mask)
+
+    def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
+        """Zero masked coordinates of residual and momentum now and of gradients from now on."""
+        self._settle()
+        super().set_mask(mask)
 
     # ---- state --------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Add the bases, the energies and when to refresh next; alike on all ranks."""
+        """Add bases, energies and when to refresh next, alike on all ranks, and what is owed.
+
+        The saved residual still contains, along the bases, the coefficients saved as "owed".
+        """
         return {
             **super().state_dict(),
             "bases": {name: _copied(asdict(basis)) for name, basis in self._bases.items()},
             "energy": self._energy.clone(),
             "age": self._age.clone(),
+            "owed": self._owed.clone(),
             "refreshes": [self._last_refresh, self._next_refresh],
             "peaks": {subject: wire.peak for subject, wire in self._wires.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned on this rank.
+        """Restore what `state_dict` returned on this rank; after a change of layout refresh at once.
 
         Raises:
             ConfigError: the state is of another model, or of another max_directions.
         """
+        if "energy" not in state:
+            super().load_state_dict(state)
+            self._next_refresh = max(self._step, self._config.warmup_steps)
+            return
         if state["energy"].shape != self._energy.shape:
             raise ConfigError(
                 f"the saved state holds {state['energy'].numel()} coefficients, this model with "
@@ -289,6 +327,7 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         self._bases = {name: MatrixBasis(**_copied(state["bases"][name])) for name in self._bases}
         self._energy.copy_(state["energy"])
         self._age.copy_(state["age"])
+        self._owed.copy_(state["owed"])
         self._last_refresh, self._next_refresh = state["refreshes"]
         for subject, wire in self._wires.items():
             wire.peak = float(state["peaks"][subject])

@@ -26,7 +26,8 @@ class GsSgdConfig(CompressedConfig):
     direction_decay: float = 0.95
     """Factor per step by which what is known of directions fades."""
     max_directions: int = 64
-    """Directions kept per side of a matrix; computing time per step is proportional to them."""
+    """Directions kept per side of a matrix, and columns of a sketch at most; computing time per step is
+    proportional to them. In a large model they can leave bytes unused that `compression` allows."""
     wire_dtype: Literal["float32", "float16"] = "float16"
     """Precision of all sums on the wire; what a worker rounds away stays in its residual."""
     seed: int = 0
@@ -89,7 +90,7 @@ class ByteBudget:
         interval, ranks = _refresh(config, layout, words, overhead)
         refresh = _refresh_words(layout, ranks, overhead)
         between = (words * interval - refresh) / (interval - 1) if interval > 1 else words
-        coefficients = math.floor(between) - overhead
+        coefficients = min(math.floor(between) - overhead, _most_coefficients(config, layout))
         if coefficients < 1:
             raise ConfigError(
                 f"compression={config.compression:g} leaves {item * words:.0f} bytes per step, of which the "
@@ -108,32 +109,38 @@ class ByteBudget:
 _FLAG_AND_LANES = 1 + LANES
 
 
+def _most_coefficients(config: GsSgdConfig, layout: FlatLayout) -> int:
+    """Return how many coefficients the bases hold."""
+    sides = ([min(n, config.max_directions) for n in s.matrix_shape] for s in layout.compressed)
+    return sum(math.prod(side) for side in sides)
+
+
 def _refresh(
     config: GsSgdConfig, layout: FlatLayout, words: float, overhead: int
 ) -> tuple[int, dict[str, int]]:
     """Choose interval and ranks; one column of every matrix is the least a refresh can do."""
-    least = _refresh_words(layout, _ranks(layout, 0.0), overhead)
+    least = _refresh_words(layout, _ranks(config, layout, 0.0), overhead)
     share = config.refresh_share * words
     interval = max(config.refresh_interval, math.ceil(least / share))
     low, high = 0.0, 2.0  # of a matrix's entries; a sketch of full rank may have more than those
-    if _refresh_words(layout, _ranks(layout, high), overhead) <= share * interval:
-        return interval, _ranks(layout, high)
+    if _refresh_words(layout, _ranks(config, layout, high), overhead) <= share * interval:
+        return interval, _ranks(config, layout, high)
     for _ in range(30):
         middle = (low + high) / 2
-        if _refresh_words(layout, _ranks(layout, middle), overhead) <= share * interval:
+        if _refresh_words(layout, _ranks(config, layout, middle), overhead) <= share * interval:
             low = middle
         else:
             high = middle
-    return interval, _ranks(layout, low)
+    return interval, _ranks(config, layout, low)
 
 
-def _ranks(layout: FlatLayout, share: float) -> dict[str, int]:
+def _ranks(config: GsSgdConfig, layout: FlatLayout, share: float) -> dict[str, int]:
     """Give every matrix as many columns as use up a share of its entries, both rounds together."""
     ranks = {}
     for segment in layout.compressed:
         rows, columns = segment.matrix_shape
         wanted = round(share * rows * columns / (rows + columns))
-        ranks[segment.name] = min(max(wanted, 1), rows, columns)
+        ranks[segment.name] = min(max(wanted, 1), rows, columns, config.max_directions)
     return ranks
 
 

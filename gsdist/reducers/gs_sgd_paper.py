@@ -150,4 +150,4 @@ class GsSgdPaperReducer(CompressedReducer[GsSgdPaperConfig]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned on this rank."""
         super().load_state_dict(state)
-        self._wire.peak = float(state["table_peak"])
+        self._wire.peak = float(state.get("table_peak", 0.0))

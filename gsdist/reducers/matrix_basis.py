@@ -78,13 +78,13 @@ class MatrixBasis:
 
         Entry [i, j] of a result is the inner product of new direction i and old direction j.
         """
-        triangle = torch.linalg.qr(found.factor.mT).R
         old_left, old_right = self.left, self.right
+        every = torch.eye(found.factor.shape[0])
         self.left, self.left_moment = _leading(
-            self.left, self.left_moment * decay, found.range_basis @ triangle.mT
+            self.left, self.left_moment * decay, found.range_basis, found.factor @ found.factor.mT
         )
         self.right, self.right_moment = _leading(
-            self.right, self.right_moment * decay, found.factor.mT
+            self.right, self.right_moment * decay, found.factor.mT, every
         )
         return self.left.mT @ old_left, self.right.mT @ old_right
 
@@ -93,11 +93,14 @@ class MatrixBasis:
         return (self.left.mT @ found.range_basis) @ (found.factor @ self.right)
 
 
-def _leading(directions: Tensor, moment: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the leading eigenvectors of D M D^T + F F^T, as many as D has columns, and their moment."""
-    span = orthonormal(torch.cat([directions, factor], dim=1))
-    inner, outer = span.mT @ directions, span.mT @ factor
-    values, vectors = torch.linalg.eigh(inner @ moment @ inner.mT + outer @ outer.mT)
+def _leading(
+    directions: Tensor, moment: Tensor, others: Tensor, their_moment: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the leading eigenvectors of D M D^T + E N E^T, as many as D has columns, and their moment."""
+    span = orthonormal(torch.cat([directions, others], dim=1))
+    inner, outer = span.mT @ directions, span.mT @ others
+    both = inner @ moment @ inner.mT + outer @ their_moment @ outer.mT
+    values, vectors = torch.linalg.eigh(both)
     kept = directions.shape[1]
     leading, axes = values.flip(0)[:kept], vectors.flip(1)[:, :kept]
     known = leading > _NEGLIGIBLE * leading[0]

@@ -106,4 +106,5 @@ class PowerSgdReducer(CompressedReducer[PowerSgdConfig]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned on this rank."""
         super().load_state_dict(state)
-        self._right = {name: state["right"][name].clone() for name in self._right}
+        if "right" in state:
+            self._right = {name: state["right"][name].clone() for name in self._right}

@@ -100,5 +100,8 @@ class Reducer(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Return this rank's state, tensors keyed by parameter name."""
 
+    def state_for_new_layout(self) -> dict[str, Any]:
+        """Return what of the state still holds when coordinates are cut out of the parameters."""
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned, or `state_for_new_layout`, cut to the parameters."""

@@ -132,7 +132,9 @@ class Learner:
         old_state = self._optimizer.state
         scheduler_state = self._scheduler.state_dict()
         learning_rates = [group["lr"] for group in self._optimizer.param_groups]
-        exchange_state = _cut_named(self._exchange.state_dict(), old_parameters, change.kept)
+        exchange_state = _cut_named(
+            self._exchange.state_for_new_layout(), old_parameters, change.kept
+        )
         self._wrap(change.model)
         self._scheduler.load_state_dict(scheduler_state)
         for group, rate in zip(self._optimizer.param_groups, learning_rates, strict=True):

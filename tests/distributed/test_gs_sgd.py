@@ -81,7 +81,7 @@ def run(
             part = split(gradients(step), workers, step)[group.rank()]
             averages = exchange(reducer, part, layout=layout)
             payload = reducer.statistics().payload_bytes_last_step
-            history.append((averages, flatten(reducer.state_dict()["residual"]), payload))
+            history.append((averages, flatten(reducer.state_for_new_layout()["residual"]), payload))
         return history
 
     return run_together(LocalGroup.create(workers, timeout=60), work)

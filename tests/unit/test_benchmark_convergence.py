@@ -135,7 +135,7 @@ def test_a_run_that_diverges_says_so_and_ends() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_budget_is_used_up_within_five_percent(name: str) -> None:
     parameters = {
-        "matrix": nn.Parameter(torch.zeros(200, 256)),
+        "matrix": nn.Parameter(torch.zeros(100, 256)),
         "bias": nn.Parameter(torch.zeros(9)),
     }
     fit = Fitter(parameters, workers=3, steps=400).fit(METHODS[name], 10.0, warmup_share=0.25)
