@@ -82,9 +82,12 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         }
         self._shapes = [basis.shape for basis in self._bases.values()]
         count = sum(shape.numel() for shape in self._shapes)
+        self._own = torch.zeros(count)
+        self._own_sketches: dict[str, Tensor] = {}
         self._coefficients = torch.zeros(count)
         self._energy, self._age = torch.zeros(count), torch.ones(count)
         self._owed = torch.zeros(count)
+        self._own_of, self._owed_of = self._split(self._own), self._split(self._owed)
         self._wires = {p: SumWire(config.wire_dtype) for p in ("sketch", "factors", "values")}
         self._next_refresh = config.warmup_steps
         self._last_refresh: int | None = None
@@ -92,40 +95,45 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         self._refreshed: dict[str, tuple[Tensor, Tensor]] = {}
         self._chosen: tuple[Tensor, Tensor] | None = None
 
+    def _begin_step(self) -> None:
+        self._applied, self._refreshed, self._chosen = {}, {}, None
+
     @property
-    def _matrices(self) -> list[tuple[Segment, MatrixBasis, Tensor]]:
-        """Pair every compressed parameter with its basis and its corrected gradient as a matrix."""
-        return [
-            (s, self._bases[s.name], s.matrix_view(self._corrected))
-            for s in self._layout.compressed
-        ]
+    def _refreshes(self) -> bool:
+        return self._step == self._next_refresh
+
+    def _absorbed(self, segment: Segment) -> None:
+        if self._warming_up:
+            return
+        if self._refreshes:
+            self._sketch(segment)
+        else:
+            self._project(segment)
 
     def _exchange(self) -> Update | None:
-        self._applied, self._refreshed, self._chosen = {}, {}, None
-        if self._step == self._next_refresh:
-            return self._refresh()
-        return self._sum_coefficients()
+        return self._refresh() if self._refreshes else self._sum_coefficients()
 
     # ---- between refreshes --------------------------------------------------------------------------
 
-    def _sum_coefficients(self) -> Update | None:
+    def _project(self, segment: Segment) -> None:
+        """Work out this worker's coefficients of one parameter."""
         with self._recorder.phase("project"):
-            mine = torch.empty_like(self._coefficients)
-            for (_, basis, matrix), out in zip(self._matrices, self._split(mine), strict=True):
-                basis.project(matrix, out)
-            mine -= self._owed
+            matrix = segment.matrix_view(self._corrected)
+            self._bases[segment.name].project(matrix, self._own_of[segment.name])
+
+    def _sum_coefficients(self) -> Update | None:
         with self._recorder.phase("select"):
             chosen = top_k(self._energy * self._age, self._budget.coefficients)
+            own = self._own[chosen] - self._owed[chosen]
         fingerprint = torch.cat([chosen, self._basis_fingerprint()])
-        reduced = self._sum("values", [mine[chosen], self._dense], fingerprint)
+        reduced = self._sum("values", [own, self._dense], fingerprint)
         if reduced is None:
             return None
         (sums, dense_sums), (sent, _) = reduced
         with self._recorder.phase("decode"):
             self._coefficients.zero_()[chosen] = sums
-            summed = self._split(self._coefficients)
-            for (name, basis), coefficients in zip(self._bases.items(), summed, strict=True):
-                self._applied[name] = basis.expand(coefficients)
+            for name, coefficients in self._split(self._coefficients).items():
+                self._applied[name] = self._bases[name].expand(coefficients)
         self._chosen = (chosen, sent)
         return Update(sums=_IN_FACTORS, indices=None, sent=None, dense_sums=dense_sums)
 
@@ -136,26 +144,28 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         self._energy[chosen] = _ENERGY_DECAY * self._energy[chosen] + (1 - _ENERGY_DECAY) * seen
         self._age += 1.0
         self._age[chosen] = 1.0
-        summed = self._split(self._coefficients)
-        for basis, coefficients in zip(self._bases.values(), summed, strict=True):
-            basis.follow(coefficients, self._config.direction_decay)
+        for name, coefficients in self._split(self._coefficients).items():
+            self._bases[name].follow(coefficients, self._config.direction_decay)
 
-    def _take_out_owed(self, vector: Tensor) -> None:
-        """Take out of a residual or corrected gradient what has been sent since the last refresh.
+    def _take_out_owed(self, segment: Segment, vector: Tensor) -> None:
+        """Take out of one parameter's part of a vector what has been sent since the last refresh.
 
         One product per refresh instead of one per step: sums along the same directions add up.
         """
-        owed = self._split(self._owed)
-        for segment, coefficients in zip(self._layout.compressed, owed, strict=True):
-            left, right = self._bases[segment.name].expand(coefficients)
-            segment.matrix_view(vector).addmm_(left, right, alpha=-1.0)
+        left, right = self._bases[segment.name].expand(self._owed_of[segment.name])
+        segment.matrix_view(vector).addmm_(left, right, alpha=-1.0)
 
     # ---- refresh ------------------------------------------------------------------------------------
 
-    def _refresh(self) -> Update | None:
+    def _sketch(self, segment: Segment) -> None:
+        """Sketch this worker's corrected gradient of one parameter."""
         with self._recorder.phase("encode"):
-            self._take_out_owed(self._corrected)
-            sketches = [matrix @ self._sketch_columns(s) for s, _, matrix in self._matrices]
+            self._take_out_owed(segment, self._corrected)
+            matrix = segment.matrix_view(self._corrected)
+            self._own_sketches[segment.name] = matrix @ self._sketch_columns(segment)
+
+    def _refresh(self) -> Update | None:
+        sketches = [self._own_sketches[segment.name] for segment in self._layout.compressed]
         reduced = self._sum("sketch", [*sketches, self._dense], self._basis_fingerprint())
         if reduced is None:
             return None
@@ -163,7 +173,10 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         with self._recorder.phase("select"):
             ranges = [orthonormal(sketch) for sketch in merged]
         with self._recorder.phase("encode"):
-            factors = [q.mT @ m for q, (_, _, m) in zip(ranges, self._matrices, strict=True)]
+            factors = [
+                q.mT @ segment.matrix_view(self._corrected)
+                for q, segment in zip(ranges, self._layout.compressed, strict=True)
+            ]
         reduced = self._sum("factors", factors, torch.empty(0, dtype=torch.int64))
         if reduced is None:
             return None
@@ -184,7 +197,8 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         first = self._last_refresh is None
         elapsed = 1 if self._last_refresh is None else self._step - self._last_refresh
         energies, ages = self._split(self._energy), self._split(self._age)
-        for (name, basis), energy, age in zip(self._bases.items(), energies, ages, strict=True):
+        for name, basis in self._bases.items():
+            energy, age = energies[name], ages[name]
             q, factor = self._applied[name]
             found = Refreshed(range_basis=q, factor=factor)
             before = basis.coefficients_of(found).square_()
@@ -204,9 +218,9 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
 
     # ---- both ---------------------------------------------------------------------------------------
 
-    def _split(self, flat: Tensor) -> list[Tensor]:
+    def _split(self, flat: Tensor) -> dict[str, Tensor]:
         """View a vector of all coefficients as one (a, b) matrix per compressed parameter."""
-        return split_like(flat, self._shapes)
+        return dict(zip(self._bases, split_like(flat, self._shapes), strict=True))
 
     def _basis_fingerprint(self) -> Tensor:
         """Sum the bits of all bases, so that ranks which disagree about one stop; int64 `(1,)`."""
@@ -282,7 +296,8 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
 
     def _kept(self) -> Tensor:
         kept = self._residual.clone()
-        self._take_out_owed(kept)
+        for segment in self._layout.compressed:
+            self._take_out_owed(segment, kept)
         return kept if self._mask is None else kept.mul_(self._mask)
 
     def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
