@@ -37,8 +37,9 @@ import torch
 from torch import Tensor
 
 from gsdist.errors import ConfigError
-from gsdist.reducers.compressed import CompressedReducer, Update
+from gsdist.reducers.compressed import Update
 from gsdist.reducers.draw_seed import draw_seed
+from gsdist.reducers.factors import FactorReducer, split_like
 from gsdist.reducers.gs_sgd_config import (
     ByteBudget,
     GsSgdConfig,
@@ -50,31 +51,23 @@ from gsdist.reducers.matrix_basis import (
     Refreshed,
     orthonormal,
     sketch_columns,
-    split_like,
 )
-from gsdist.reducers.wire import SumWire
 from gsdist.sketch.select import top_k
 
 __all__ = ["GsSgdReducer"]
 
 _ENERGY_DECAY = 0.9
 """Weight of what was known of a coefficient's energy when it is seen again."""
-_MOST_HALF_LANES = 2048
-"""World size up to which float16 counts the agreement lanes exactly."""
 _IN_FACTORS = torch.empty(0)
 """Stands for sums that are only written out, by `_write_average`, where they are wanted."""
 
 
-class GsSgdReducer(CompressedReducer[GsSgdConfig]):
+class GsSgdReducer(FactorReducer[GsSgdConfig]):
     """Average the gradient in its heaviest directions, keep the rest for later steps."""
 
     def _allocate(self) -> None:
+        super()._allocate()
         config, layout = self._config, self._layout
-        if config.wire_dtype == "float16" and self._world_size > _MOST_HALF_LANES:
-            raise ConfigError(
-                f'wire_dtype is "float16" with {self._world_size} workers; beyond {_MOST_HALF_LANES} set '
-                'wire_dtype="float32"'
-            )
         self._budget = ByteBudget.of(config, layout)
         self._bases = {
             s.name: MatrixBasis.unknown(*s.matrix_shape, config.max_directions)
@@ -88,7 +81,6 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         self._energy, self._age = torch.zeros(count), torch.ones(count)
         self._owed = torch.zeros(count)
         self._own_of, self._owed_of = self._split(self._own), self._split(self._owed)
-        self._wires = {p: SumWire(config.wire_dtype) for p in ("sketch", "factors", "values")}
         self._next_refresh = config.warmup_steps
         self._last_refresh: int | None = None
         self._applied: dict[str, tuple[Tensor, Tensor]] = {}
@@ -177,7 +169,7 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
                 q.mT @ segment.matrix_view(self._corrected)
                 for q, segment in zip(ranges, self._layout.compressed, strict=True)
             ]
-        reduced = self._sum("factors", factors, torch.empty(0, dtype=torch.int64))
+        reduced = self._sum("factors", factors, None)
         if reduced is None:
             return None
         with self._recorder.phase("decode"):
@@ -228,30 +220,6 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         return torch.stack([side.view(torch.int32).sum() for side in sides]).sum(
             dim=0, keepdim=True
         )
-
-    def _sum(
-        self, subject: str, parts: list[Tensor], agreed: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]] | None:
-        """Sum tensors over all ranks; None when all ranks give the step up.
-
-        Returns the sums and, as the wire carried them, this rank's own, all float32.
-        """
-        wire, shapes = self._wires[subject], [part.shape for part in parts]
-        values = torch.cat([part.flatten() for part in parts])
-        own, sums = torch.empty_like(values), torch.empty_like(values)
-        lanes = self._flag_and_lanes(agreed)
-        for exact in (False, True):
-            buffer = wire.pack(values, lanes, exact=exact)
-            wire.unpack(buffer, own)
-            self._all_reduce(buffer, f"allreduce_{subject}")
-            tail = buffer[values.numel() :].float()
-            if buffer.dtype == torch.float32 or tail[0] != 0 or torch.isfinite(buffer).all():
-                break
-        wire.unpack(buffer, sums)
-        if not self._accepts(sums, tail):
-            return None
-        wire.remember(sums)
-        return split_like(sums, shapes), split_like(own, shapes)
 
     def _write_average(
         self, segment: Segment, gradient: Tensor, update: Update, factor: float
@@ -319,7 +287,6 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
             "age": self._age.clone(),
             "owed": self._owed.clone(),
             "refreshes": [self._last_refresh, self._next_refresh],
-            "peaks": {subject: wire.peak for subject, wire in self._wires.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -344,8 +311,6 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         self._age.copy_(state["age"])
         self._owed.copy_(state["owed"])
         self._last_refresh, self._next_refresh = state["refreshes"]
-        for subject, wire in self._wires.items():
-            wire.peak = float(state["peaks"][subject])
 
 
 def _spread(energies: Tensor) -> Tensor:
