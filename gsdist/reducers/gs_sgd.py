@@ -84,7 +84,7 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
         self._last_refresh: int | None = None
         self._applied: dict[str, tuple[Tensor, Tensor]] = {}
         self._refreshed: dict[str, tuple[Tensor, Tensor]] = {}
-        self._chosen: tuple[Tensor, Tensor] | None = None
+        self._chosen: tuple[Tensor | slice, Tensor] | None = None
 
     def _begin_step(self) -> None:
         self._applied, self._refreshed, self._chosen = {}, {}, None
@@ -114,10 +114,12 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
 
     def _sum_coefficients(self) -> Update | None:
         with self._recorder.phase("select"):
-            chosen = top_k(self._energy * self._age, self._budget.coefficients)
+            chosen = self._choose()
             own = self._own[chosen] - self._owed[chosen]
-        fingerprint = torch.cat([chosen, self._basis_fingerprint()])
-        reduced = self._sum("values", [own, self._dense], fingerprint)
+        agreed = self._basis_fingerprint()
+        if isinstance(chosen, Tensor):
+            agreed = torch.cat([chosen, agreed])
+        reduced = self._sum("values", [own, self._dense], agreed)
         if reduced is None:
             return None
         (sums, dense_sums), (sent, _) = reduced
@@ -128,10 +130,16 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
         self._chosen = (chosen, sent)
         return Update(sums=_IN_FACTORS, indices=None, sent=None, dense_sums=dense_sums)
 
-    def _note_coefficients(self, chosen: Tensor, sent: Tensor) -> None:
+    def _choose(self) -> Tensor | slice:
+        """Return which coefficients are sent; all of them, where the bytes allow it, as a slice."""
+        if self._budget.coefficients == self._energy.numel():
+            return slice(None)
+        return top_k(self._energy * self._age, self._budget.coefficients)
+
+    def _note_coefficients(self, chosen: Tensor | slice, sent: Tensor) -> None:
         """Take note of the coefficients of a step that is applied."""
         self._owed[chosen] += sent
-        seen = self._coefficients[chosen].square_().div_(self._age[chosen])
+        seen = self._coefficients[chosen].square().div_(self._age[chosen])
         self._energy[chosen] = _ENERGY_DECAY * self._energy[chosen] + (1 - _ENERGY_DECAY) * seen
         self._age += 1.0
         self._age[chosen] = 1.0

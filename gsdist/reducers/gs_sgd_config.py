@@ -148,17 +148,21 @@ def _refresh(
 
 
 def _ranks(config: GsSgdConfig, layout: FlatLayout, share: float) -> dict[str, int]:
-    """Give every matrix as many columns as use up a share of its entries, both rounds together.
-
-    More than a matrix has directions would find what cannot be kept.
-    """
+    """Give every matrix as many columns as use up a share of its entries, both rounds together."""
     ranks = {}
     for segment in layout.compressed:
         rows, columns = segment.matrix_shape
         wanted = round(share * rows * columns / (rows + columns))
-        counts = config.directions_of(segment.matrix_shape)
-        ranks[segment.name] = min(max(wanted, 1), *(n for n in counts if n is not None))
+        ranks[segment.name] = min(max(wanted, 1), _most_columns(config, segment.matrix_shape))
     return ranks
+
+
+def _most_columns(config: GsSgdConfig, matrix_shape: tuple[int, int]) -> int:
+    """Return how many columns of a sketch are worth their computing."""
+    counts = config.directions_of(matrix_shape)
+    kept = min(count for count in counts if count is not None)
+    # What is found is applied, too; of a large matrix twice as much as can be kept is still cheap.
+    return min(*matrix_shape, 2 * kept if None in counts else kept)
 
 
 def _refresh_words(layout: FlatLayout, ranks: Mapping[str, int], overhead: int) -> int:
