@@ -51,7 +51,7 @@ bench-quick: $(INSTALLED)
 	$(BIN)/gsdist data shakespeare
 	mkdir -p runs/bench
 	$(BIN)/python -m benchmarks.kernels --quick --json runs/bench/kernels.json
-	$(BIN)/python -m benchmarks.scaling --json runs/bench/scaling.json
+	$(BIN)/python -m benchmarks.scaling --workers 4 16 --json runs/bench/scaling.json
 	$(BIN)/python -m benchmarks.exchange --quick --json runs/bench/exchange.json
 	$(BIN)/python -m benchmarks.convergence --quick --json runs/bench/convergence.json
 	$(BIN)/python -m benchmarks.report runs/bench/*.json --output runs/bench/report.html --markdown runs/bench/report.md
