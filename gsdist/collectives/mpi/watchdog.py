@@ -1,0 +1,69 @@
+"""End the job when an operation runs past its deadline.
+
+MPI cannot give up an operation, and a rank that went on alone would diverge from the others. So every rank
+leaves with EXIT_CODE, the one that `gsdist` uses for failed collectives.
+"""
+
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+from mpi4py import MPI
+
+__all__ = ["EXIT_CODE", "WATCHDOG"]
+
+EXIT_CODE = 66
+_INTERVAL = 0.1
+_ABORT_SECONDS = 5.0
+
+
+class Watchdog:
+    """Know all operations under way and look at their deadlines ten times a second."""
+
+    def __init__(self) -> None:
+        self._deadlines: dict[Any, tuple[float, float]] = {}
+        self._started = False
+        self._lock = threading.Lock()
+
+    def watch(self, work: Any, timeout: float) -> None:
+        """End the job unless the operation is forgotten within so many seconds."""
+        if not self._started:
+            self._start()
+        self._deadlines[work] = time.monotonic() + timeout, timeout
+
+    def forget(self, work: Any) -> None:
+        """Take note that an operation is complete."""
+        self._deadlines.pop(work, None)
+
+    def _start(self) -> None:
+        with self._lock:
+            if not self._started:
+                self._started = True
+                threading.Thread(target=self._run, name="gsdist-mpi-watchdog", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_INTERVAL)
+            now = time.monotonic()
+            for work, (deadline, timeout) in self._deadlines.copy().items():
+                if now > deadline:
+                    self._end_job(work, timeout)
+
+    def _end_job(self, work: Any, timeout: float) -> None:
+        print(
+            f"gsdist: error: {work.description} did not finish within {timeout:g} s: a peer is stuck, gone, or "
+            f"never came to it; ending the job with exit code {EXIT_CODE}",
+            file=sys.stderr,
+            flush=True,
+        )
+        # Should MPI be stuck as well, this process at least does not outlive the job.
+        force = threading.Timer(_ABORT_SECONDS, os._exit, (EXIT_CODE,))
+        force.daemon = True
+        force.start()
+        MPI.COMM_WORLD.Abort(EXIT_CODE)
+
+
+WATCHDOG = Watchdog()
+"""One for the whole process."""
