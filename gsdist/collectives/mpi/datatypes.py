@@ -102,6 +102,8 @@ def _computed_by_torch(kind: Any, dtype: torch.dtype) -> MPI.Op:
     combine = _ON_TENSORS[kind]
 
     def reduce(received: MPI.buffer, own: MPI.buffer, _: MPI.Datatype) -> None:
+        if not own.nbytes:  # algorithms that cut a short vector in parts leave some empty
+            return
         one, other = (torch.frombuffer(memory, dtype=dtype) for memory in (received, own))
         combine(one, other, out=other)
 

@@ -116,7 +116,7 @@ class Transport:
             lambda: self._calls(
                 "Reduce_scatter_block",
                 [
-                    (buffer_of(one), buffer_of(other), operation)
+                    (buffer_of(one, parts=self._size), buffer_of(other), operation)
                     for one, other in zip(sent, received, strict=True)
                 ],
             ),

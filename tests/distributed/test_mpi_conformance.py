@@ -1,0 +1,168 @@
+"""The backend mpi4py against gloo and against what the inputs say, on sub-groups of 1 to 4 ranks.
+
+Everything runs in one job of mpirun. `VENV/bin/python -m pytest tests/distributed/test_mpi_conformance.py` uses the
+MPI and the torch of that environment.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import _functional_collectives as functional
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DistributedSampler
+
+from tests.distributed.collective_script import GLOO_DTYPES, MORE_DTYPES, Results, Script
+from tests.distributed.mpi_job import require_mpi, run_mpi_ranks
+
+require_mpi()
+
+WORLD_SIZE = 4
+
+
+def collectives(rank: int, world_size: int, sizes: Sequence[int]) -> list[Any]:
+    """Return, for groups of the first ranks: what mpi4py gave, what is right, and what gloo gave."""
+    results = []
+    for size in sizes:
+        ranks = list(range(size))
+        mpi, gloo = dist.new_group(ranks), dist.new_group(ranks, backend="gloo")
+        if rank < size:
+            found, expected = Script(mpi, GLOO_DTYPES + MORE_DTYPES).run()
+            other, _ = Script(gloo, GLOO_DTYPES).run()
+            results.append((found, expected, other))
+    return results
+
+
+@pytest.fixture(scope="module")
+def results() -> list[Any]:
+    sizes = range(1, WORLD_SIZE + 1)
+    return run_mpi_ranks(collectives, WORLD_SIZE, tuple(sizes), timeout=110)
+
+
+def assert_same(found: Results, expected: Results) -> None:
+    assert len(found) > 100
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("size", range(1, WORLD_SIZE + 1))
+def test_whole_numbers_are_bit_equal_to_what_the_inputs_say_and_to_gloo(
+    results: list[Any], size: int
+) -> None:
+    for rank in range(size):
+        found, expected, gloo = results[rank][size - 1 - rank]
+        assert_same(found, expected)
+        assert_same(found, gloo)
+
+
+def floats(rank: int, world_size: int) -> list[tuple[Tensor, Tensor]]:
+    """Return sums of random numbers, and the same in double precision."""
+    pairs = []
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        generator = torch.Generator().manual_seed(3)
+        everyone = torch.randn(world_size, 10_001, generator=generator).to(dtype)
+        total = everyone[rank].clone()
+        dist.all_reduce(total)
+        pairs.append((total, everyone.double()))
+    return pairs
+
+
+def layers() -> nn.Module:
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def sharded_and_replicated(rank: int, world_size: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Train under FSDP2 and under DDP on own data; return both sets of parameters."""
+    data = torch.randn(4 * world_size, 6, generator=torch.Generator().manual_seed(7))
+    sampler: DistributedSampler[int] = DistributedSampler(range(len(data)), shuffle=False)
+    own = data[list(sampler)]
+    sharded, replicated = layers(), DistributedDataParallel(layers())
+    for layer in sharded:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=init_device_mesh("cpu", (world_size,)))
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (world_size,)))
+    for model in (sharded, replicated):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(own).square().mean().backward()
+            optimizer.step()
+    whole = [parameter.full_tensor() for parameter in sharded.parameters()]
+    return whole, list(replicated.module.parameters())
+
+
+def one_process() -> list[Tensor]:
+    data = torch.randn(4 * WORLD_SIZE, 6, generator=torch.Generator().manual_seed(7))
+    model = layers()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(data).square().mean().backward()
+        optimizer.step()
+    return list(model.parameters())
+
+
+def mesh_and_functional(rank: int, world_size: int) -> dict[str, Tensor]:
+    """Run functional collectives on the dimensions of a 2 x 2 mesh."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("row", "column"))
+    row, column = mesh["row"].get_group(), mesh["column"].get_group()
+    own = torch.tensor([rank, 10.0 * rank])
+    several = functional.all_reduce_coalesced([own, own + 1], "sum", column)
+    return {
+        "sum over column": functional.all_reduce(own, "sum", column).clone(),
+        "largest over row": functional.all_reduce(own, "max", row).clone(),
+        "gathered over row": functional.all_gather_tensor(own, 0, row).clone(),
+        "scattered over column": functional.reduce_scatter_tensor(own, "sum", 0, column).clone(),
+        "exchanged over row": functional.all_to_all_single(own, None, None, row).clone(),
+        "second of several": several[1].clone(),
+    }
+
+
+def everything_else(rank: int, world_size: int) -> Any:
+    return (
+        floats(rank, world_size),
+        sharded_and_replicated(rank, world_size),
+        mesh_and_functional(rank, world_size),
+    )
+
+
+@pytest.fixture(scope="module")
+def parts_of_torch() -> list[Any]:
+    return run_mpi_ranks(everything_else, WORLD_SIZE, timeout=110)
+
+
+def test_random_sums_are_within_rounding(parts_of_torch: list[Any]) -> None:
+    first = parts_of_torch[0][0]
+    for pairs, _, _ in parts_of_torch:
+        for (total, everyone), (on_first, _) in zip(pairs, first, strict=True):
+            bound = WORLD_SIZE * torch.finfo(total.dtype).eps * everyone.abs().sum(0)
+            assert ((total.double() - everyone.sum(0)).abs() <= bound).all()
+            assert total.equal(on_first), "ranks hold different bits"
+
+
+def test_fsdp2_and_ddp_train_as_one_process_does(parts_of_torch: list[Any]) -> None:
+    for _, (sharded, replicated), _ in parts_of_torch:
+        torch.testing.assert_close(sharded, one_process(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(replicated, one_process(), rtol=1e-5, atol=1e-6)
+
+
+def test_functional_collectives_on_a_mesh(parts_of_torch: list[Any]) -> None:
+    for rank, (_, _, found) in enumerate(parts_of_torch):
+        beside = rank ^ 1  # the other rank of its column group: 0 1 and 2 3
+        below = rank ^ 2
+        lower, higher = sorted((rank, below))
+        first = rank == lower
+        assert {name: value.tolist() for name, value in found.items()} == {
+            "sum over column": [rank + beside, 10.0 * (rank + beside)],
+            "largest over row": [higher, 10.0 * higher],
+            "gathered over row": [lower, 10.0 * lower, higher, 10.0 * higher],
+            "scattered over column": [(1.0 if rank < beside else 10.0) * (rank + beside)],
+            "exchanged over row": [lower, higher] if first else [10.0 * lower, 10.0 * higher],
+            "second of several": [rank + beside + 2, 10.0 * (rank + beside) + 2],
+        }
