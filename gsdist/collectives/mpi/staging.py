@@ -19,10 +19,10 @@ class Staging:
         self._results: list[tuple[Tensor, Tensor]] = []
         self._copies_done: list[torch.cuda.Event] = []
 
-    def sent(self, tensor: Tensor) -> Tensor:
-        """Return a contiguous host tensor with the values to send."""
+    def sent(self, tensor: Tensor, *, apart_from: Tensor | None = None) -> Tensor:
+        """Return a contiguous host tensor with the values to send, outside the memory of another one."""
         tensor = _dense(tensor)
-        if _usable(tensor):
+        if _usable(tensor) and (apart_from is None or not _overlap(tensor, apart_from)):
             return tensor
         return self._fill(_on_host(tensor), tensor)
 
@@ -97,6 +97,12 @@ def _usable(tensor: Tensor) -> bool:
         and not tensor.is_conj()
         and not tensor.is_neg()
     )
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    # MPI forbids to send from where it receives, which torch allows
+    end, other_end = (tensor.data_ptr() + tensor.nbytes for tensor in (one, other))
+    return one.data_ptr() < other_end and other.data_ptr() < end
 
 
 def _on_host(tensor: Tensor, numel: int | None = None) -> Tensor:

@@ -109,8 +109,11 @@ class Transport:
             self._require_whole("reduce_scatter_tensor", whole=given, part=output)
         staging = Staging()
         operation = self._reduction(kind, [*outputs, *inputs])
-        sent = [staging.sent(given) for given in inputs]
         received = [staging.received(output) for output in outputs]
+        sent = [
+            staging.sent(given, apart_from=target)
+            for given, target in zip(inputs, received, strict=True)
+        ]
         return self._submit(
             "reduce_scatter_tensor",
             lambda: self._calls(
@@ -164,7 +167,8 @@ class Transport:
         pairs = []
         for given, output in zip(inputs, outputs, strict=True):
             self._require_whole("all_gather_into_tensor", whole=output, part=given)
-            pairs.append((staging.sent(given), staging.received(output)))
+            received = staging.received(output)
+            pairs.append((staging.sent(given, apart_from=received), received))
         return self._all_gather(pairs, staging, list(outputs), timeout)
 
     def _all_gather(
@@ -251,9 +255,10 @@ class Transport:
         """Exchange parts of one tensor, of so many rows each; no numbers stand for equal parts."""
         self._require_dtype("all_to_all_single", given, [output])
         staging = Staging()
+        received = staging.received(output)
         return self._all_to_all(
-            (staging.sent(given), self._part_sizes(given, input_rows)),
-            (staging.received(output), self._part_sizes(output, output_rows)),
+            (staging.sent(given, apart_from=received), self._part_sizes(given, input_rows)),
+            (received, self._part_sizes(output, output_rows)),
             staging,
             [output],
             timeout,
