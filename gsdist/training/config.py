@@ -51,6 +51,8 @@ class TrainConfig:
     """Passed to DistributedDataParallel: the model may leave parameters without gradient."""
     bucket_cap_mb: float = 25.0
     """Passed to DistributedDataParallel: size of a gradient bucket in MiB."""
+    backend: Literal["auto", "gloo", "mpi4py"] = "auto"
+    """What carries collectives; auto: mpi4py under mpirun where it is installed, gloo otherwise."""
     timeout: float = 300.0
     """Deadline of every collective in seconds."""
     data_workers: int = 0
@@ -116,6 +118,7 @@ _CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("cosine", "multistep", "constant"),
     "amp": ("off", "bf16", "fp16"),
+    "backend": ("auto", "gloo", "mpi4py"),
 }
 
 

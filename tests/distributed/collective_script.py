@@ -1,4 +1,4 @@
-"""Every collective on one group, whatever its backend: what goes in is known, so what comes out can be, too."""
+"""Every collective on one group, whatever its backend: inputs are known, so that results can be, too."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -40,7 +40,7 @@ def _fold(combine: Callable[[Tensor, Tensor], Tensor], stacked: Tensor) -> Tenso
 def whole_numbers(
     rank: int, shape: Sequence[int], dtype: torch.dtype, salt: int = 0, factor: int = 1
 ) -> Tensor:
-    """Return small whole numbers that every rank can name: sums and products of four are exact in any dtype."""
+    """Return whole numbers so small that sums and products of four are exact in any dtype."""
     generator = torch.Generator().manual_seed(1000 * salt + rank)
     return (factor * torch.randint(1, 4, tuple(shape), generator=generator)).to(dtype)
 

@@ -64,7 +64,9 @@ def run_job(
 ) -> JobResult:
     """Run `mpirun -n world_size python command`; the job and all its processes are gone afterwards."""
     mark = uuid.uuid4().hex
-    variables = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
+    variables = {
+        name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES
+    }
     variables |= _OPEN_MPI_SETTINGS | {_MARK: mark, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     launcher = mpirun()
     assert launcher is not None

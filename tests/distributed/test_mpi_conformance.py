@@ -1,7 +1,6 @@
 """The backend mpi4py against gloo and against what the inputs say, on sub-groups of 1 to 4 ranks.
 
-Everything runs in one job of mpirun. `VENV/bin/python -m pytest tests/distributed/test_mpi_conformance.py` uses the
-MPI and the torch of that environment.
+Everything runs in one job of mpirun, with the MPI and the torch of the environment that runs pytest.
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ require_mpi()
 WORLD_SIZE = 4
 
 
-def collectives(rank: int, world_size: int, sizes: Sequence[int]) -> list[Any]:
+def collectives(rank: int, sizes: Sequence[int]) -> list[Any]:
     """Return, for groups of the first ranks: what mpi4py gave, what is right, and what gloo gave."""
     results = []
     for size in sizes:
@@ -38,26 +37,12 @@ def collectives(rank: int, world_size: int, sizes: Sequence[int]) -> list[Any]:
     return results
 
 
-@pytest.fixture(scope="module")
-def results() -> list[Any]:
-    sizes = range(1, WORLD_SIZE + 1)
-    return run_mpi_ranks(collectives, WORLD_SIZE, tuple(sizes), timeout=110)
-
-
 def assert_same(found: Results, expected: Results) -> None:
     assert len(found) > 100
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=lambda m, n=name: f"{n}: {m}")
-
-
-@pytest.mark.parametrize("size", range(1, WORLD_SIZE + 1))
-def test_whole_numbers_are_bit_equal_to_what_the_inputs_say_and_to_gloo(
-    results: list[Any], size: int
-) -> None:
-    for rank in range(size):
-        found, expected, gloo = results[rank][size - 1 - rank]
-        assert_same(found, expected)
-        assert_same(found, gloo)
+        torch.testing.assert_close(
+            found[name], value, rtol=0, atol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def floats(rank: int, world_size: int) -> list[tuple[Tensor, Tensor]]:
@@ -124,8 +109,9 @@ def mesh_and_functional(rank: int, world_size: int) -> dict[str, Tensor]:
     }
 
 
-def everything_else(rank: int, world_size: int) -> Any:
+def everything(rank: int, world_size: int) -> Any:
     return (
+        collectives(rank, range(1, world_size + 1)),
         floats(rank, world_size),
         sharded_and_replicated(rank, world_size),
         mesh_and_functional(rank, world_size),
@@ -133,27 +119,37 @@ def everything_else(rank: int, world_size: int) -> Any:
 
 
 @pytest.fixture(scope="module")
-def parts_of_torch() -> list[Any]:
-    return run_mpi_ranks(everything_else, WORLD_SIZE, timeout=110)
+def results() -> list[Any]:
+    return run_mpi_ranks(everything, WORLD_SIZE, timeout=115)
 
 
-def test_random_sums_are_within_rounding(parts_of_torch: list[Any]) -> None:
-    first = parts_of_torch[0][0]
-    for pairs, _, _ in parts_of_torch:
+@pytest.mark.parametrize("size", range(1, WORLD_SIZE + 1))
+def test_whole_numbers_are_bit_equal_to_what_the_inputs_say_and_to_gloo(
+    results: list[Any], size: int
+) -> None:
+    for rank in range(size):
+        found, expected, gloo = results[rank][0][size - 1 - rank]
+        assert_same(found, expected)
+        assert_same(found, gloo)
+
+
+def test_random_sums_are_within_rounding(results: list[Any]) -> None:
+    first = results[0][1]
+    for _, pairs, _, _ in results:
         for (total, everyone), (on_first, _) in zip(pairs, first, strict=True):
             bound = WORLD_SIZE * torch.finfo(total.dtype).eps * everyone.abs().sum(0)
             assert ((total.double() - everyone.sum(0)).abs() <= bound).all()
             assert total.equal(on_first), "ranks hold different bits"
 
 
-def test_fsdp2_and_ddp_train_as_one_process_does(parts_of_torch: list[Any]) -> None:
-    for _, (sharded, replicated), _ in parts_of_torch:
+def test_fsdp2_and_ddp_train_as_one_process_does(results: list[Any]) -> None:
+    for _, _, (sharded, replicated), _ in results:
         torch.testing.assert_close(sharded, one_process(), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(replicated, one_process(), rtol=1e-5, atol=1e-6)
 
 
-def test_functional_collectives_on_a_mesh(parts_of_torch: list[Any]) -> None:
-    for rank, (_, _, found) in enumerate(parts_of_torch):
+def test_functional_collectives_on_a_mesh(results: list[Any]) -> None:
+    for rank, (_, _, _, found) in enumerate(results):
         beside = rank ^ 1  # the other rank of its column group: 0 1 and 2 3
         below = rank ^ 2
         lower, higher = sorted((rank, below))

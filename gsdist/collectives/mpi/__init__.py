@@ -11,6 +11,7 @@ variables (RANK and so on) are not set.
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import _DistributedBackendOptions
 
 from gsdist.collectives.mpi.rendezvous import register_rendezvous
 from gsdist.errors import UnsupportedSetup
@@ -40,9 +41,7 @@ def use_communicator(communicator: "Intracomm") -> None:
     Runtime.start(communicator)
 
 
-def _create(
-    options: dist.distributed_c10d._DistributedBackendOptions, _: object
-) -> "MpiProcessGroup":
+def _create(options: _DistributedBackendOptions, _: object) -> "MpiProcessGroup":
     try:
         from gsdist.collectives.mpi.process_group import MpiProcessGroup
     except ImportError as error:

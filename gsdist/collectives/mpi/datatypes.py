@@ -14,8 +14,6 @@ from gsdist.errors import InputTypeError
 
 __all__ = ["buffer_of", "reduction_of"]
 
-ReduceKind = dist.ReduceOp.RedOpType
-
 _DATATYPES: Mapping[torch.dtype, MPI.Datatype] = MappingProxyType(
     {
         torch.float32: MPI.FLOAT,
@@ -37,35 +35,35 @@ _BY_SIZE = {1: MPI.UINT8_T, 2: MPI.UINT16_T, 4: MPI.UINT32_T, 8: MPI.UINT64_T}
 """What carries the elements of a dtype that MPI does not know."""
 
 _ARITHMETIC = {
-    ReduceKind.SUM: MPI.SUM,
-    ReduceKind.AVG: MPI.SUM,
-    ReduceKind.PRODUCT: MPI.PROD,
-    ReduceKind.MIN: MPI.MIN,
-    ReduceKind.MAX: MPI.MAX,
-    ReduceKind.BAND: MPI.BAND,
-    ReduceKind.BOR: MPI.BOR,
-    ReduceKind.BXOR: MPI.BXOR,
+    dist.ReduceOp.SUM: MPI.SUM,
+    dist.ReduceOp.AVG: MPI.SUM,
+    dist.ReduceOp.PRODUCT: MPI.PROD,
+    dist.ReduceOp.MIN: MPI.MIN,
+    dist.ReduceOp.MAX: MPI.MAX,
+    dist.ReduceOp.BAND: MPI.BAND,
+    dist.ReduceOp.BOR: MPI.BOR,
+    dist.ReduceOp.BXOR: MPI.BXOR,
 }
 _LOGICAL = {
-    ReduceKind.SUM: MPI.LOR,
-    ReduceKind.PRODUCT: MPI.LAND,
-    ReduceKind.MIN: MPI.LAND,
-    ReduceKind.MAX: MPI.LOR,
-    ReduceKind.BAND: MPI.LAND,
-    ReduceKind.BOR: MPI.LOR,
-    ReduceKind.BXOR: MPI.LXOR,
+    dist.ReduceOp.SUM: MPI.LOR,
+    dist.ReduceOp.PRODUCT: MPI.LAND,
+    dist.ReduceOp.MIN: MPI.LAND,
+    dist.ReduceOp.MAX: MPI.LOR,
+    dist.ReduceOp.BAND: MPI.LAND,
+    dist.ReduceOp.BOR: MPI.LOR,
+    dist.ReduceOp.BXOR: MPI.LXOR,
 }
 _ON_TENSORS: Mapping[Any, Callable[..., Tensor]] = MappingProxyType(
     {
-        ReduceKind.SUM: torch.add,
-        ReduceKind.AVG: torch.add,
-        ReduceKind.PRODUCT: torch.mul,
-        ReduceKind.MIN: torch.minimum,
-        ReduceKind.MAX: torch.maximum,
+        dist.ReduceOp.SUM: torch.add,
+        dist.ReduceOp.AVG: torch.add,
+        dist.ReduceOp.PRODUCT: torch.mul,
+        dist.ReduceOp.MIN: torch.minimum,
+        dist.ReduceOp.MAX: torch.maximum,
     }
 )
 """For floating-point dtypes that MPI does not know; torch computes them."""
-_ON_COMPLEX = (ReduceKind.SUM, ReduceKind.AVG)
+_ON_COMPLEX = (dist.ReduceOp.SUM, dist.ReduceOp.AVG)
 
 
 def buffer_of(tensor: Tensor, *, parts: int = 1) -> list[Any]:
@@ -87,12 +85,12 @@ def reduction_of(kind: Any, dtype: torch.dtype) -> MPI.Op:
         possible = kind in _ON_COMPLEX and dtype in _DATATYPES
     elif dtype.is_floating_point:
         possible = kind in _ON_TENSORS and dtype.itemsize > 1
-    elif kind == ReduceKind.AVG:
+    elif kind == dist.ReduceOp.AVG:
         possible = False
     if not possible:
         raise InputTypeError(
             f"{kind} cannot reduce {dtype}; bitwise operations need integers or bool, averages "
-            "floating-point or complex numbers, and 8-bit floating-point numbers are not reduced: convert first"
+            "floating-point or complex numbers, and 8-bit floats are not reduced at all: convert first"
         )
     return operations[kind] if dtype in _DATATYPES else _computed_by_torch(kind, dtype)
 
@@ -101,7 +99,7 @@ def reduction_of(kind: Any, dtype: torch.dtype) -> MPI.Op:
 def _computed_by_torch(kind: Any, dtype: torch.dtype) -> MPI.Op:
     combine = _ON_TENSORS[kind]
 
-    def reduce(received: MPI.buffer, own: MPI.buffer, _: MPI.Datatype) -> None:
+    def reduce(received: Any, own: Any, _: MPI.Datatype) -> None:
         if not own.nbytes:  # algorithms that cut a short vector in parts leave some empty
             return
         one, other = (torch.frombuffer(memory, dtype=dtype) for memory in (received, own))

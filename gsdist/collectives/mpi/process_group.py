@@ -1,9 +1,12 @@
 """Give torch what it calls a process group: the names and options of c10d on top of the transport.
 
-A subclass of `ProcessGroup`, not of `Backend`: torch 2.11 has no constructor of the latter for Python, and where
-there is one, work objects reach users through C++, which does not ask them whether they are complete or whom
-a message came from.
+A subclass of `ProcessGroup`, not of `Backend`: torch 2.11 has no constructor of the latter for Python, and
+where there is one, work objects reach users through C++, which does not ask them whether they are complete
+or whom a message came from.
 """
+
+# torch declares overloads for single tensors and other argument names; nothing calls those through Python.
+# mypy: disable-error-code="override, assignment"
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -27,7 +30,7 @@ class MpiProcessGroup(dist.ProcessGroup):
     supports_coalescing = False  # of sends and receives; torch then issues them one by one
     supports_splitting = False
 
-    def __init__(self, options: dist.distributed_c10d._DistributedBackendOptions) -> None:
+    def __init__(self, options: c10d._DistributedBackendOptions) -> None:
         """Make what torch asks for in `init_process_group` and `new_group`; on all ranks of the group.
 
         Raises:
@@ -35,7 +38,7 @@ class MpiProcessGroup(dist.ProcessGroup):
         """
         rank, size = options.group_rank, options.group_size
         super().__init__(rank, size)  # type: ignore[call-arg]
-        self._group_name = options.group_id
+        self._group_name: str = options.group_id
         self._transport = Transport(
             options.global_ranks_in_group,
             name=options.group_id,
@@ -45,7 +48,7 @@ class MpiProcessGroup(dist.ProcessGroup):
         )
 
     @property
-    def group_name(self) -> str:  # type: ignore[override]
+    def group_name(self) -> str:
         """Return the name under which torch has registered the group."""
         return self._group_name
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store, TCPStore
 
 from gsdist.errors import UnsupportedSetup
 
@@ -23,9 +23,10 @@ _TIMEOUT = timedelta(minutes=5)
 
 def register_rendezvous() -> None:
     """Make `mpi://` known to `init_process_group`, and the default where torch's variables are not set."""
-    dist.register_rendezvous_handler("mpi", _meet)
+    rendezvous = importlib.import_module("torch.distributed.rendezvous")
+    rendezvous.register_rendezvous_handler("mpi", _meet)
     # torch offers no way to change what no init_method means, so its own handler is wrapped
-    handlers = importlib.import_module("torch.distributed.rendezvous")._rendezvous_handlers
+    handlers = rendezvous._rendezvous_handlers
     by_environment = handlers["env"]
 
     def meet_by_environment_or_mpi(url: str, **options: Any) -> Any:
@@ -35,10 +36,8 @@ def register_rendezvous() -> None:
     handlers["env"] = meet_by_environment_or_mpi
 
 
-def _meet(
-    url: str, timeout: timedelta = _TIMEOUT, **_: Any
-) -> Iterator[tuple[dist.Store, int, int]]:
-    """Yield a store that all ranks of the job share, the rank and the number of ranks; a handler for torch."""
+def _meet(url: str, timeout: timedelta = _TIMEOUT, **_: Any) -> Iterator[tuple[Store, int, int]]:
+    """Yield a store that all ranks share, the rank and the number of ranks; torch's form of a rendezvous."""
     try:
         from gsdist.collectives.mpi.runtime import Runtime
     except ImportError as error:
@@ -51,14 +50,14 @@ def _meet(
     rank, size = communicator.rank, communicator.size
     served = None
     if rank == 0:
-        served = dist.TCPStore(
+        served = TCPStore(
             _own_address(), 0, size, is_master=True, timeout=timeout, wait_for_workers=False
         )
     address = (served.host, served.port) if served else None
     host, port = runtime.call(
         lambda: communicator.bcast(address), "finding rank 0", timeout.total_seconds()
     )
-    yield served or dist.TCPStore(host, port, size, is_master=False, timeout=timeout), rank, size
+    yield served or TCPStore(host, port, size, is_master=False, timeout=timeout), rank, size
 
 
 def _own_address() -> str:

@@ -1,9 +1,9 @@
 """Start MPI, hold what all process groups of this process share, and leave MPI at exit.
 
-MPI calls are made on communication threads only. Where MPI allows several threads at once (MPI_THREAD_MULTIPLE,
-the rule), every process group has its own, which uses blocking calls; collectives of different groups then
-cannot hold up one another. Where it does not, all groups share the thread that started MPI, which begins
-operations and polls.
+MPI calls are made on communication threads only. Where MPI allows several threads at once
+(MPI_THREAD_MULTIPLE, the rule), every process group has its own, which uses blocking calls; collectives of
+different groups then cannot hold up one another. Where it does not, all groups share the thread that started
+MPI, which begins operations and polls.
 """
 
 import atexit
@@ -50,9 +50,9 @@ class Runtime:
         level = MPI.Query_thread()
         if not self._started_here and level < MPI.THREAD_SERIALIZED:
             raise UnsupportedSetup(
-                f"the program has started MPI with {_LEVELS[level]}, so that only its main thread may call MPI, "
-                "but collectives need a thread of their own; leave starting MPI to gsdist, or start it with "
-                "MPI_THREAD_SERIALIZED or MPI_THREAD_MULTIPLE"
+                f"the program has started MPI with {_LEVELS[level]}, so that only its main thread may call "
+                "it, but collectives need a thread of their own; leave starting MPI to gsdist, or start it "
+                "with MPI_THREAD_SERIALIZED or MPI_THREAD_MULTIPLE"
             )
         self.blocking = level == MPI.THREAD_MULTIPLE
         self.communicator = communicator or MPI.COMM_WORLD
@@ -93,7 +93,6 @@ class Runtime:
             CollectiveError: not all of them came within so many seconds.
         """
 
-
         def make() -> MPI.Intracomm:
             if not ranks:
                 return self.communicator.Dup()
@@ -115,7 +114,8 @@ class Runtime:
         except TimeoutError:
             rank, size = self.communicator.rank, self.communicator.size
             raise CollectiveError(
-                f"rank {rank}/{size}: {purpose} did not finish within {timeout:g} s; some rank has not come to it"
+                f"rank {rank}/{size}: {purpose} did not finish within {timeout:g} s; some rank has not come "
+                "to it"
             ) from None
 
     def abandon(self) -> None:

@@ -1,5 +1,7 @@
 """Bring tensors into the form MPI can use, contiguous and on the host, and results back."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ class Staging:
             return tensor
         return self._fill(_on_host(tensor), tensor)
 
-    def joined(self, tensors: list[Tensor]) -> Tensor:
+    def joined(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return the values of several tensors one after the other."""
         joined = _on_host(tensors[0], sum(tensor.numel() for tensor in tensors))
         for part, tensor in zip(_split(joined, tensors), tensors, strict=True):
@@ -42,7 +44,7 @@ class Staging:
         self._results.append((tensor, host))
         return host
 
-    def received_jointly(self, tensors: list[Tensor]) -> Tensor:
+    def received_jointly(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return a host tensor whose values reach several tensors, one after the other."""
         joined = _on_host(tensors[0], sum(tensor.numel() for tensor in tensors))
         dense = [_dense(tensor) for tensor in tensors]
@@ -65,7 +67,7 @@ class Staging:
         for tensor, host in self._results:
             if tensor.is_cuda:
                 # not the current stream of this thread, which other kernels may keep busy
-                stream = torch.cuda.Stream(tensor.device)
+                stream = torch.cuda.Stream(tensor.device)  # type: ignore[no-untyped-call]
                 with torch.cuda.stream(stream):
                     tensor.copy_(host, non_blocking=True)
                 stream.synchronize()
@@ -75,7 +77,7 @@ class Staging:
     def _fill(self, host: Tensor, tensor: Tensor) -> Tensor:
         host.copy_(tensor, non_blocking=tensor.is_cuda)
         if tensor.is_cuda:
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(tensor.device))
             self._copies_done.append(event)
         return host
@@ -110,6 +112,6 @@ def _on_host(tensor: Tensor, numel: int | None = None) -> Tensor:
     return torch.empty(shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
 
 
-def _split(joined: Tensor, tensors: list[Tensor]) -> list[Tensor]:
-    parts = joined.split([tensor.numel() for tensor in tensors])
+def _split(joined: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    parts = torch.split(joined, [tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]

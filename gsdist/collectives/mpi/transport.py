@@ -309,9 +309,7 @@ class Transport:
 
     def barrier(self, timeout: timedelta) -> MpiWork:
         """Wait for all ranks."""
-        return self._submit(
-            "barrier", lambda: self._calls("Barrier", [()]), Staging(), [], timeout
-        )
+        return self._submit("barrier", lambda: self._calls("Barrier", [()]), Staging(), [], timeout)
 
     # ---- the end ------------------------------------------------------------------------------------
 
@@ -406,15 +404,15 @@ class Transport:
         for tensor in tensors:
             if tensor.dtype != model.dtype:
                 raise InputTypeError(
-                    f"{self}: {name} got tensors of {tensor.dtype} and {model.dtype}; they must be of one dtype"
+                    f"{self}: {name} got tensors of {tensor.dtype} and {model.dtype}; expected one dtype"
                 )
 
     def _require_whole(self, name: str, *, whole: Tensor, part: Tensor) -> None:
         self._require_dtype(name, whole, [part])
         if whole.numel() != self._size * part.numel():
             raise InputTypeError(
-                f"{self}: {name} got tensors of shape {tuple(whole.shape)} and {tuple(part.shape)}; the larger "
-                f"must be {self._size} times as long, once per rank"
+                f"{self}: {name} got tensors of shape {tuple(whole.shape)} and {tuple(part.shape)}; "
+                f"the larger must be {self._size} times as long, once per rank"
             )
 
     def __str__(self) -> str:

@@ -53,8 +53,8 @@ class Watchdog:
 
     def _end_job(self, work: Any, timeout: float) -> None:
         print(
-            f"gsdist: error: {work.description} did not finish within {timeout:g} s: a peer is stuck, gone, or "
-            f"never came to it; ending the job with exit code {EXIT_CODE}",
+            f"gsdist: error: {work.description} did not finish within {timeout:g} s: a peer is stuck, "
+            f"gone, or never came to it; ending the job with exit code {EXIT_CODE}",
             file=sys.stderr,
             flush=True,
         )

@@ -116,7 +116,7 @@ class MpiWork(dist.Work):
         """Say whether the operation has ended well."""
         return self._done.is_set() and self._error is None
 
-    def exception(self) -> CollectiveError | None:  # type: ignore[override]
+    def exception(self) -> CollectiveError | None:
         """Return why the operation failed."""
         return self._error
 
