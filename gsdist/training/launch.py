@@ -85,7 +85,8 @@ def detect_launch(environment: Mapping[str, str] | None = None) -> Launch:
     found = [
         launcher
         for launcher, (rank, world_size, _) in _VARIABLES.items()
-        if rank in environment or world_size in environment
+        # a batch script of Slurm has a rank, too, but is no task of a step
+        if world_size in environment or (rank in environment and launcher is not Launcher.SLURM)
     ]
     if not found:
         assumed = "assumed: no launcher in the environment"
@@ -153,8 +154,8 @@ def process_group(launch: Launch, timeout: timedelta, backend: Backend = "auto")
     """Open the default process group for the time of the block.
 
     `auto` is mpi4py under mpirun where mpi4py is installed, gloo otherwise. A group that is already open is
-    used and left open. A job of one process gets a group of one that lives in memory and opens no port. After
-    an exception a group on MPI leaves the end of the job to the launcher, so that no peer waits for this rank.
+    used and left open. A job of one process gets a group of one that lives in memory and opens no port.
+    After an exception a group on MPI leaves the end of the job to the launcher: no peer waits for this rank.
 
     Raises:
         ConfigError: gloo under srun without the address of rank 0.

