@@ -1,7 +1,7 @@
 """Run ``python -m benchmarks.collectives``; see ``--help``.
 
 Every cell is the time of the slowest rank from a common start until its result is there. `bare-mpi4py` is the
-MPI call itself on the thread that waits; `mpi4py` is torch.distributed on top of it, `gloo` torch's own backend.
+MPI call itself on the thread that waits, `mpi4py` torch.distributed on top of it, `gloo` torch's own backend.
 """
 
 import argparse

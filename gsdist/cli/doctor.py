@@ -157,7 +157,7 @@ def _mpi_library() -> str | None:
     # in a process of its own: an MPI library that is broken ends whoever loads it
     script = (
         "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; "
-        "print(MPI.Get_library_version().splitlines()[0].split(', ident')[0].strip())"
+        "print(MPI.Get_library_version().splitlines()[0].split(',')[0])"
     )
     try:
         done = subprocess.run(
@@ -165,7 +165,7 @@ def _mpi_library() -> str | None:
         )
     except subprocess.TimeoutExpired:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return " ".join(done.stdout.split()) if done.returncode == 0 else None
 
 
 def _version(package: str) -> str | None:
