@@ -4,6 +4,7 @@ Everything runs in one job of mpirun, with the MPI and the torch of the environm
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
+from gsdist import attach
 from gsdist.errors import CollectiveError, InputTypeError
+from gsdist.reducers import REDUCER_CONFIGS, ReducerConfig
 from tests.distributed.collective_script import GLOO_DTYPES, MORE_DTYPES, Results, Script
 from tests.distributed.mpi_job import require_mpi, run_mpi_ranks
 
@@ -145,6 +148,34 @@ def impatient(rank: int) -> str:
     return complaint
 
 
+def trained(config: ReducerConfig, group: dist.ProcessGroup, rank: int) -> Tensor:
+    """Return the parameters after three steps of an exchange method."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 10))
+    model = DistributedDataParallel(net, process_group=group)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attach(model, config, optimizer=optimizer)
+    data = torch.randn(3, 8, 64, generator=torch.Generator().manual_seed(rank))
+    for batch in data:
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+    return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
+
+
+def reducers(rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Train with every exchange method on mpi4py and on gloo."""
+    gloo = dist.new_group(backend="gloo")
+    assert dist.group.WORLD is not None and gloo is not None
+    results = {}
+    for name, kind in REDUCER_CONFIGS.items():
+        settings = {"min_numel": 64, "wire_dtype": "float32"}
+        there = {field.name for field in fields(kind)}
+        config = kind(**{key: value for key, value in settings.items() if key in there})
+        results[name] = (trained(config, dist.group.WORLD, rank), trained(config, gloo, rank))
+    return results
+
+
 def refused(rank: int) -> list[str]:
     """Ask for what cannot be done; nothing of it may reach the other ranks."""
     wrong = (
@@ -171,7 +202,7 @@ def everything(rank: int, world_size: int) -> Any:
         floats(rank, world_size),
         sharded_and_replicated(rank, world_size),
         mesh_and_functional(rank, world_size),
-        (crossed(rank), impatient(rank), refused(rank)),
+        (crossed(rank), impatient(rank), refused(rank), reducers(rank)),
     )
 
 
@@ -232,7 +263,7 @@ def test_waiting_can_be_given_up_before_the_deadline(results: list[Any]) -> None
 
 
 def test_what_cannot_be_done_is_refused_before_anything_is_sent(results: list[Any]) -> None:
-    for *_, (_, _, complaints) in results:
+    for *_, (_, _, complaints, _) in results:
         assert len(complaints) == 7
         for complaint, words in zip(
             complaints,
@@ -240,3 +271,13 @@ def test_what_cannot_be_done_is_refused_before_anything_is_sent(results: list[An
             strict=True,
         ):
             assert words in complaint
+
+
+def test_every_reducer_trains_as_on_gloo(results: list[Any]) -> None:
+    first = results[0][-1][3]
+    for *_, (_, _, _, trained) in results:
+        for name, (by_mpi, by_gloo) in trained.items():
+            assert by_mpi.equal(first[name][0]), f"{name}: ranks hold different bits"
+            torch.testing.assert_close(
+                by_mpi, by_gloo, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
