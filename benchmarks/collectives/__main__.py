@@ -10,13 +10,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.collectives.contenders import BACKENDS, OPERATIONS
+from benchmarks.collectives.lab import run_in_lab
 from benchmarks.environment import ROOT
 from benchmarks.mpirun import OPEN_MPI_SETTINGS, find_mpirun
+from benchmarks.netlab import LabUnavailable, NetworkLab, RateError
 from benchmarks.output import begin, write_report
 
 SCHEMA = 1
@@ -44,11 +47,16 @@ def main(argv: list[str] | None = None) -> int:
         "most_repetitions": 500,
     }
     cells: list[dict[str, Any]] = []
-    for ranks in arguments.ranks:
-        found = _run(launcher, plan, ranks)
-        cells += found["cells"]
+    for ranks, rate in product(arguments.ranks, arguments.rates or [None]):
+        try:
+            found = _run(launcher, plan, ranks, rate)
+        except (LabUnavailable, RateError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 3
+        cells += [cell | {"rate": rate} for cell in found["cells"]]
         described["mpi"] = found["mpi"]
-        print(f"\n{ranks} ranks, {found['mpi']}, median microseconds", file=out)
+        links = f"links of {rate}" if rate else "one machine"
+        print(f"\n{ranks} ranks, {links}, {found['mpi']}, median microseconds", file=out)
         print("\n".join(_table(found["cells"], arguments.backends)), file=out, flush=True)
     write_report({"schema": SCHEMA, "environment": described, "cells": cells}, arguments.json)
     return 0
@@ -59,26 +67,45 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer sizes, half a second per cell")
     parser.add_argument("--json", metavar="PATH", help="write the result there; '-' is stdout")
     parser.add_argument("--ranks", nargs="+", type=int, default=[2], metavar="P")
+    parser.add_argument(
+        "--rates", nargs="+", help="such as 1gbit: run over shaped links; root, Open MPI"
+    )
     parser.add_argument("--sizes", nargs="+", type=int, metavar="BYTES")
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
     return parser.parse_args(argv)
 
 
-def _run(launcher: str, plan: Mapping[str, Any], ranks: int) -> dict[str, Any]:
-    with TemporaryDirectory(prefix="gsdist-collectives-") as folder:
-        path, output = Path(folder) / "plan.json", Path(folder) / "output.json"
+def _run(launcher: str, plan: Mapping[str, Any], ranks: int, rate: str | None) -> dict[str, Any]:
+    """Run the worker on all ranks, on this machine or in a lab; return what rank 0 found.
+
+    Raises:
+        LabUnavailable: this machine cannot have a lab.
+        RateError: its links do not have the rate.
+    """
+    with TemporaryDirectory(prefix="gsdist-collectives-") as name:
+        folder = Path(name)
+        path, output = folder / "plan.json", folder / "output.json"
         path.write_text(json.dumps(plan))
-        worker = [sys.executable, "-m", "benchmarks.collectives.worker", str(path), str(output)]
-        subprocess.run(
-            [launcher, "-n", str(ranks), *worker],
-            env=os.environ | OPEN_MPI_SETTINGS | {"PYTHONPATH": str(ROOT)},
-            stdout=sys.stderr,
-            timeout=_TIME_LIMIT,
-            check=True,
-        )
+        worker = ["-m", "benchmarks.collectives.worker", str(path), str(output)]
+        if rate is None:
+            _run_here(launcher, ranks, worker)
+        else:
+            with NetworkLab(ranks, rate, offloads=True) as lab:
+                lab.verify_rates()
+                run_in_lab(lab, launcher, worker, folder, timeout=_TIME_LIMIT).check()
         result: dict[str, Any] = json.loads(output.read_text())
         return result
+
+
+def _run_here(launcher: str, ranks: int, worker: Sequence[str]) -> None:
+    subprocess.run(
+        [launcher, "-n", str(ranks), sys.executable, *worker],
+        env=os.environ | OPEN_MPI_SETTINGS | {"PYTHONPATH": str(ROOT)},
+        stdout=sys.stderr,
+        timeout=_TIME_LIMIT,
+        check=True,
+    )
 
 
 def _table(cells: Sequence[Mapping[str, Any]], backends: Sequence[str]) -> list[str]:
