@@ -47,10 +47,9 @@ def test_a_killed_rank_ends_the_job_and_is_named(tmp_path: Path) -> None:
 def test_a_stopped_rank_ends_the_job_at_the_deadline(tmp_path: Path) -> None:
     job = run(tmp_path, "if rank == 1: os.kill(os.getpid(), signal.SIGSTOP)" + FOREVER, deadline=3)
     assert job.exit_code == 66, job.output
-    assert re.search(
-        r"rank [02]/3: all_reduce \(operation \d+ of group \w+\) did not finish within 3 s",
-        job.output,
-    )
+    stuck = r"rank [02]/3: all_reduce \(number \d+, group \w+\)"
+    assert re.search(rf"{stuck} did not finish within 3 s", job.output), job.output
+    assert re.search(rf"{stuck}: ranks \[1\] of the group have not come", job.output), job.output
     assert_nothing_is_left(job)
 
 

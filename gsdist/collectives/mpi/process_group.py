@@ -45,6 +45,7 @@ class MpiProcessGroup(dist.ProcessGroup):
             rank=rank,
             size=size,
             timeout=options.timeout,
+            store=options.store,
         )
 
     @property

@@ -8,8 +8,10 @@ from typing import Any
 import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor
+from torch._C._distributed_c10d import Store
 
 from gsdist.collectives.mpi.datatypes import buffer_of, reduction_of
+from gsdist.collectives.mpi.roll_call import RollCall
 from gsdist.collectives.mpi.runtime import Runtime
 from gsdist.collectives.mpi.staging import Staging
 from gsdist.collectives.mpi.work import MpiWork
@@ -26,9 +28,18 @@ class Transport:
     """
 
     def __init__(
-        self, ranks: Sequence[int], *, name: str, rank: int, size: int, timeout: timedelta
+        self,
+        ranks: Sequence[int],
+        *,
+        name: str,
+        rank: int,
+        size: int,
+        timeout: timedelta,
+        store: Store,
     ) -> None:
         """Make the communicator of some ranks (none means all); on all of them at the same time.
+
+        The store of the group serves to name missing ranks.
 
         Raises:
             CollectiveError: not all of them came within the timeout.
@@ -46,7 +57,8 @@ class Transport:
             )
         self._rank, self._size = found
         self._thread = self._runtime.thread(name)
-        self._issued = 0
+        self._roll_call = RollCall(store, rank, size)
+        self._collectives = 0
 
     # ---- reductions ---------------------------------------------------------------------------------
 
@@ -292,6 +304,7 @@ class Transport:
             staging,
             [tensor],
             self.timeout,
+            collective=False,
         )
 
     def receive(self, tensor: Tensor, source: int | None, tag: int) -> MpiWork:
@@ -305,6 +318,7 @@ class Transport:
             staging,
             [tensor],
             self.timeout,
+            collective=False,
         )
 
     def barrier(self, timeout: timedelta) -> MpiWork:
@@ -348,6 +362,7 @@ class Transport:
         timeout: timedelta,
         *,
         averaged: Sequence[Tensor] = (),
+        collective: bool = True,
     ) -> MpiWork:
         def begin() -> list[MPI.Request]:
             staging.wait_for_device()
@@ -358,13 +373,16 @@ class Transport:
                 buffer.div_(self._size)
             staging.deliver()
 
-        self._issued += 1
+        self._collectives += collective
+        which = f"number {self._collectives}, " if collective else ""
         work = MpiWork(
-            f"rank {self._rank}/{self._size}: {name} (operation {self._issued} of group {self._name})",
+            f"{self}: {name} ({which}group {self._name})",
             start=begin,
             finish=finish,
             outputs=outputs,
             timeout=(timeout if timeout > timedelta(0) else self.timeout).total_seconds(),
+            roll_call=self._roll_call if collective else None,
+            number=self._collectives,
         )
         self._thread.submit(work)
         return work

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from mpi4py import MPI
@@ -16,7 +17,8 @@ __all__ = ["EXIT_CODE", "WATCHDOG"]
 
 EXIT_CODE = 66
 _INTERVAL = 0.1
-_ABORT_SECONDS = 5.0
+_ANSWER_AFTER = 1.0
+_ABORT_SECONDS = 8.0
 
 
 class Watchdog:
@@ -44,25 +46,44 @@ class Watchdog:
                 threading.Thread(target=self._run, name="gsdist-mpi-watchdog", daemon=True).start()
 
     def _run(self) -> None:
+        answered = 0.0
         while True:
             time.sleep(_INTERVAL)
             now = time.monotonic()
-            for work, (deadline, timeout) in self._deadlines.copy().items():
+            under_way = self._deadlines.copy()
+            for work, (deadline, timeout) in under_way.items():
                 if now > deadline:
-                    self._end_job(work, timeout)
+                    _end_job(work, timeout)
+            if now > answered + _ANSWER_AFTER:
+                answered = now
+                for work, (deadline, timeout) in under_way.items():
+                    if now > deadline - timeout + _ANSWER_AFTER:
+                        _answer(work)
 
-    def _end_job(self, work: Any, timeout: float) -> None:
-        print(
-            f"gsdist: error: {work.description} did not finish within {timeout:g} s: a peer is stuck, "
-            f"gone, or never came to it; ending the job with exit code {EXIT_CODE}",
-            file=sys.stderr,
-            flush=True,
-        )
-        # Should MPI be stuck as well, this process at least does not outlive the job.
-        force = threading.Timer(_ABORT_SECONDS, os._exit, (EXIT_CODE,))
-        force.daemon = True
-        force.start()
-        MPI.COMM_WORLD.Abort(EXIT_CODE)
+
+def _answer(work: Any) -> None:
+    # a store that is gone is no reason to give up: the deadline is
+    with suppress(RuntimeError):
+        work.answer_roll_call()
+
+
+def _end_job(work: Any, timeout: float) -> None:
+    _complain(
+        f"{work.description} did not finish within {timeout:g} s; ending the job with exit code {EXIT_CODE}"
+    )
+    # Should the store or MPI be stuck as well, this process at least does not outlive the job.
+    force = threading.Timer(_ABORT_SECONDS, os._exit, (EXIT_CODE,))
+    force.daemon = True
+    force.start()
+    with suppress(RuntimeError):
+        absentees = work.call_roll()
+        if absentees:
+            _complain(f"{work.description}: ranks {absentees} of the group have not come to it")
+    MPI.COMM_WORLD.Abort(EXIT_CODE)
+
+
+def _complain(text: str) -> None:
+    print(f"gsdist: error: {text}", file=sys.stderr, flush=True)
 
 
 WATCHDOG = Watchdog()

@@ -11,6 +11,7 @@ from mpi4py import MPI
 from torch import Tensor
 from torch.futures import Future
 
+from gsdist.collectives.mpi.roll_call import RollCall
 from gsdist.collectives.mpi.watchdog import WATCHDOG
 from gsdist.errors import CollectiveError
 
@@ -32,6 +33,8 @@ class MpiWork(dist.Work):
         finish: Callable[[], None],
         outputs: list[Any],
         timeout: float,
+        roll_call: RollCall | None,
+        number: int,
     ) -> None:
         """Keep what belongs to the operation.
 
@@ -41,6 +44,8 @@ class MpiWork(dist.Work):
             finish: brings the results to where they belong.
             outputs: the value of its future.
             timeout: seconds from now until the job is ended.
+            roll_call: finds out who is missing; None for an operation that is not everybody's.
+            number: counts the collectives of the group.
         """
         super().__init__()
         self.description = description
@@ -52,6 +57,8 @@ class MpiWork(dist.Work):
         self._future: Future[Any] | None = None
         self._error: CollectiveError | None = None
         self._source = MPI.UNDEFINED
+        self._roll_call = roll_call
+        self._number = number
         WATCHDOG.watch(self, timeout)
 
     # ---- what the communication thread calls --------------------------------------------------------
@@ -89,6 +96,17 @@ class MpiWork(dist.Work):
             future.set_result(self._outputs)
         else:
             future.set_exception(self._error)
+
+    # ---- what the watchdog calls --------------------------------------------------------------------
+
+    def answer_roll_call(self) -> None:
+        """Tell a rank that asks that this one has come to the operation."""
+        if self._roll_call is not None:
+            self._roll_call.answer(self._number)
+
+    def call_roll(self) -> list[int]:
+        """Return the ranks that have not come to the operation, as far as that can be known."""
+        return self._roll_call.absentees(self._number) if self._roll_call is not None else []
 
     # ---- what users and torch call ------------------------------------------------------------------
 
