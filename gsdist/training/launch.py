@@ -158,7 +158,8 @@ def process_group(launch: Launch, timeout: timedelta, backend: Backend = "auto")
     After an exception a group on MPI leaves the end of the job to the launcher: no peer waits for this rank.
 
     Raises:
-        ConfigError: gloo under srun without the address of rank 0.
+        ConfigError: gloo under srun without the address of rank 0, or mpi4py where the launcher has not
+            started an MPI job.
 
     Collectives: the rendezvous of `init_process_group`.
     """
@@ -169,6 +170,7 @@ def process_group(launch: Launch, timeout: timedelta, backend: Backend = "auto")
         backend = "mpi4py" if launch.by_mpi and find_spec("mpi4py") else "gloo"
     dist.init_process_group(backend, timeout=timeout, **_rendezvous(launch, backend))
     try:
+        _require_same_job(launch)
         yield
     except BaseException:
         if backend == "mpi4py":
@@ -177,6 +179,15 @@ def process_group(launch: Launch, timeout: timedelta, backend: Backend = "auto")
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _require_same_job(launch: Launch) -> None:
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    if (rank, world_size) != (launch.rank, launch.world_size):
+        raise ConfigError(
+            f"{launch.describe()}; but for MPI this is rank {rank} of {world_size}: the launcher has not "
+            "told it; use mpirun, or srun with an --mpi= that this MPI library knows"
+        )
 
 
 def _rendezvous(launch: Launch, backend: str) -> dict[str, Any]:

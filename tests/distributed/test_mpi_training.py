@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,9 +31,9 @@ def losses(run: Path) -> list[float]:
     return [record["loss"] for record in records if record["kind"] == "train"]
 
 
-def torchrun(world_size: int, command: list[str]) -> None:
+def torchrun(world_size: int, command: list[str]) -> "subprocess.CompletedProcess[str]":
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, *launcher, *command],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -40,7 +41,6 @@ def torchrun(world_size: int, command: list[str]) -> None:
         text=True,
         timeout=90,
     )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,8 @@ def test_mpirun_trains_as_torchrun_does_on_gloo(reducer: list[str], tmp_path: Pa
     command = [*TRAIN, *reducer, "--run-dir"]
     job = run_job(4, [*command, str(tmp_path / "mpi")], timeout=90)
     assert job.exit_code == 0, job.output
-    torchrun(4, [*command, str(tmp_path / "gloo")])
+    done = torchrun(4, [*command, str(tmp_path / "gloo")])
+    assert done.returncode == 0, done.stderr
     by_mpi, by_gloo = losses(tmp_path / "mpi"), losses(tmp_path / "gloo")
     assert len(by_mpi) == STEPS
     assert by_mpi == pytest.approx(by_gloo, abs=1e-5)
@@ -76,7 +77,17 @@ def test_a_mistake_in_the_settings_has_its_exit_code_and_names_the_rank(tmp_path
     assert "lower batch_size" in job.output
 
 
-def test_the_example_script_trains(tmp_path: Path) -> None:
-    job = run_job(2, ["examples/mpi_script.py"], timeout=60)
+@pytest.mark.slow
+def test_ranks_that_mpi_does_not_connect_are_refused(tmp_path: Path) -> None:
+    command = [*TRAIN, "--backend", "mpi4py", "--run-dir", str(tmp_path)]
+    done = torchrun(2, command)
+    assert done.returncode != 0
+    assert "for MPI this is rank 0 of 1" in done.stderr
+
+
+@pytest.mark.parametrize("backend", ["mpi4py", "gloo"])
+def test_the_example_trains(backend: str) -> None:
+    job = run_job(2, ["examples/ddp_script.py", backend], timeout=60)
     assert job.exit_code == 0, job.output
-    assert "x fewer than dense" in job.output
+    first, *_, last = map(float, re.findall(r"loss (\d+\.\d+)", job.output))
+    assert last < first / 2

@@ -1,6 +1,8 @@
 """Bring tensors into the form MPI can use, contiguous and on the host, and results back."""
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -107,7 +109,16 @@ def _overlap(one: Tensor, other: Tensor) -> bool:
     return one.data_ptr() < other_end and other.data_ptr() < end
 
 
+@cache
+def _say_how_cuda_tensors_travel() -> None:
+    logging.getLogger("gsdist").warning(
+        "CUDA tensors go over MPI by way of pinned host memory; NCCL is faster for gradients"
+    )
+
+
 def _on_host(tensor: Tensor, numel: int | None = None) -> Tensor:
+    if tensor.is_cuda:
+        _say_how_cuda_tensors_travel()
     shape = tuple(tensor.shape) if numel is None else (numel,)
     return torch.empty(shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
 

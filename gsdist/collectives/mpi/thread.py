@@ -39,6 +39,7 @@ class CommunicationThread:
     def __init__(self, name: str) -> None:
         self._queue: SimpleQueue[Operation | None] = SimpleQueue()
         self._pending: deque[tuple[Operation, list[MPI.Request]]] = deque()
+        self._stopping = False
         # a daemon: an interpreter that ends must not wait for peers that are gone
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
@@ -62,20 +63,21 @@ class CommunicationThread:
 
     def _run(self) -> None:
         idle_polls = 0
-        stopping = False
-        while not stopping or self._pending:
-            try:
-                operation = self._next(idle_polls)
-            except Empty:
-                idle_polls += 1
-            else:
-                idle_polls = 0
-                if operation is None:
-                    stopping = True
-                else:
-                    self._start(operation)
-            if self._complete():
-                idle_polls = 0
+        while not self._stopping or self._pending:
+            idle_polls = 0 if self._advance(idle_polls) else idle_polls + 1
+
+    def _advance(self, idle_polls: int) -> bool:
+        """Start the next operation and finish those that are complete; return whether there were any."""
+        try:
+            operation = self._next(idle_polls)
+        except Empty:
+            return self._complete()
+        if operation is None:
+            self._stopping = True
+        else:
+            self._start(operation)
+        self._complete()
+        return True
 
     def _next(self, idle_polls: int) -> Operation | None:
         if not self._pending:
