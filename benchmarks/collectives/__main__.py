@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.collectives.contenders import BACKENDS, OPERATIONS
 from benchmarks.collectives.lab import run_in_lab
 from benchmarks.environment import ROOT
+from benchmarks.exchange.lab import verified_rates
 from benchmarks.mpirun import OPEN_MPI_SETTINGS, find_mpirun
 from benchmarks.netlab import LabUnavailable, NetworkLab, RateError
 from benchmarks.output import begin, write_report
@@ -100,7 +101,7 @@ def _run(launcher: str, plan: Mapping[str, Any], ranks: int, rate: str | None) -
             _run_here(launcher, ranks, worker)
         else:
             with NetworkLab(ranks, rate, offloads=True) as lab:
-                lab.verify_rates()
+                verified_rates(lab)
                 run_in_lab(lab, launcher, worker, folder, timeout=_TIME_LIMIT).check()
         result: dict[str, Any] = json.loads(output.read_text())
         return result

@@ -23,6 +23,8 @@ def cells(*options: str) -> dict[tuple[str, str, int], float]:
         text=True,
         timeout=110,
     )
+    if "not measured" in done.stderr:
+        pytest.skip("this machine is too busy to shape its links")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert "MPI" in found["environment"]["mpi"]
