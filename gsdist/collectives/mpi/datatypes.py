@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gsdist.errors import InputTypeError
 
-__all__ = ["buffer_of", "reduction_of"]
+__all__ = ["buffer_of", "reduction_of", "require_reducible"]
 
 _DATATYPES: Mapping[torch.dtype, MPI.Datatype] = MappingProxyType(
     {
@@ -73,14 +73,13 @@ def buffer_of(tensor: Tensor, *, parts: int = 1) -> list[Any]:
     return [memory, tensor.numel() // parts, datatype]
 
 
-def reduction_of(kind: Any, dtype: torch.dtype) -> MPI.Op:
-    """Return the operation that reduces tensors of a dtype; for an average it is the sum.
+def require_reducible(kind: Any, dtype: torch.dtype) -> None:
+    """Check that tensors of a dtype can be reduced so.
 
     Raises:
         InputTypeError: the two do not go together.
     """
-    operations: Mapping[Any, MPI.Op] = _LOGICAL if dtype == torch.bool else _ARITHMETIC
-    possible = kind in operations
+    possible = kind in (_LOGICAL if dtype == torch.bool else _ARITHMETIC)
     if dtype.is_complex:
         possible = kind in _ON_COMPLEX and dtype in _DATATYPES
     elif dtype.is_floating_point:
@@ -92,7 +91,16 @@ def reduction_of(kind: Any, dtype: torch.dtype) -> MPI.Op:
             f"{kind} cannot reduce {dtype}; bitwise operations need integers or bool, averages "
             "floating-point or complex numbers, and 8-bit floats are not reduced at all: convert first"
         )
-    return operations[kind] if dtype in _DATATYPES else _computed_by_torch(kind, dtype)
+
+
+def reduction_of(kind: Any, dtype: torch.dtype) -> MPI.Op:
+    """Return the operation that reduces tensors of a dtype; for an average it is the sum.
+
+    To be called on a communication thread: some operations have to be made first.
+    """
+    if dtype not in _DATATYPES:
+        return _computed_by_torch(kind, dtype)
+    return (_LOGICAL if dtype == torch.bool else _ARITHMETIC)[kind]
 
 
 @cache

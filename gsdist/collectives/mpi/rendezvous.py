@@ -46,8 +46,7 @@ def _meet(url: str, timeout: timedelta = _TIMEOUT, **_: Any) -> Iterator[tuple[S
             f"{', '.join(_VARIABLES)}"
         ) from error
     runtime = Runtime.start()
-    communicator = runtime.communicator
-    rank, size = communicator.rank, communicator.size
+    rank, size = runtime.rank, runtime.size
     served = None
     if rank == 0:
         served = TCPStore(
@@ -55,7 +54,7 @@ def _meet(url: str, timeout: timedelta = _TIMEOUT, **_: Any) -> Iterator[tuple[S
         )
     address = (served.host, served.port) if served else None
     host, port = runtime.call(
-        lambda: communicator.bcast(address), "finding rank 0", timeout.total_seconds()
+        lambda: runtime.communicator.bcast(address), "finding rank 0", timeout.total_seconds()
     )
     yield served or TCPStore(host, port, size, is_master=False, timeout=timeout), rank, size
 

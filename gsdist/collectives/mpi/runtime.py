@@ -47,7 +47,7 @@ class Runtime:
         self._started_here = not MPI.Is_initialized()
         if self._started_here:
             self._home.call(lambda: MPI.Init_thread(MPI.THREAD_MULTIPLE))
-        level = MPI.Query_thread()
+        level = self._home.call(MPI.Query_thread)
         if not self._started_here and level < MPI.THREAD_SERIALIZED:
             raise UnsupportedSetup(
                 f"the program has started MPI with {_LEVELS[level]}, so that only its main thread may call "
@@ -55,7 +55,8 @@ class Runtime:
                 "with MPI_THREAD_SERIALIZED or MPI_THREAD_MULTIPLE"
             )
         self.blocking = level == MPI.THREAD_MULTIPLE
-        self.communicator = communicator or MPI.COMM_WORLD
+        own = self.communicator = communicator or MPI.COMM_WORLD
+        self.rank, self.size = self._home.call(lambda: (own.rank, own.size))
         self._abandoned = False
         atexit.register(self._leave)
 
@@ -86,25 +87,31 @@ class Runtime:
         if thread is not self._home:
             thread.stop()
 
-    def communicator_of(self, ranks: Sequence[int], name: str, timeout: float) -> MPI.Intracomm:
+    def communicator_of(
+        self, ranks: Sequence[int], name: str, timeout: float
+    ) -> tuple[MPI.Intracomm, int, int]:
         """Make a communicator of some ranks (none means all); on all of them at the same time.
+
+        Returns it, this process's rank in it and its size.
 
         Raises:
             CollectiveError: not all of them came within so many seconds.
         """
 
-        def make() -> MPI.Intracomm:
-            if not ranks:
-                return self.communicator.Dup()
-            members = self.communicator.Get_group().Incl(list(ranks))
-            # equal on all members, and different for groups that are made at the same time
-            tag = zlib.crc32(name.encode()) % _SMALLEST_TAG_LIMIT
-            return self.communicator.Create_group(members, tag)
+        def make() -> tuple[MPI.Intracomm, int, int]:
+            if ranks:
+                members = self.communicator.Get_group().Incl(list(ranks))
+                # equal on all members, and different for groups that are made at the same time
+                tag = zlib.crc32(name.encode()) % _SMALLEST_TAG_LIMIT
+                made = self.communicator.Create_group(members, tag)
+            else:
+                made = self.communicator.Dup()
+            return made, made.rank, made.size
 
         return self.call(make, f"making group {name} of ranks {list(ranks) or 'all'}", timeout)
 
     def call(self, function: Callable[[], Result], purpose: str, timeout: float) -> Result:
-        """Run a function that calls MPI on the thread that started it.
+        """Run a function that calls MPI on the thread that may.
 
         Raises:
             CollectiveError: it did not return within so many seconds.
@@ -112,10 +119,9 @@ class Runtime:
         try:
             return self._home.call(function, timeout)
         except TimeoutError:
-            rank, size = self.communicator.rank, self.communicator.size
             raise CollectiveError(
-                f"rank {rank}/{size}: {purpose} did not finish within {timeout:g} s; some rank has not come "
-                "to it"
+                f"rank {self.rank}/{self.size}: {purpose} did not finish within {timeout:g} s; some rank has "
+                "not come to it"
             ) from None
 
     def abandon(self) -> None:

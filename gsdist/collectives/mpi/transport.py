@@ -5,12 +5,13 @@ from datetime import timedelta
 from itertools import accumulate
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor
 from torch._C._distributed_c10d import Store
 
-from gsdist.collectives.mpi.datatypes import buffer_of, reduction_of
+from gsdist.collectives.mpi.datatypes import buffer_of, reduction_of, require_reducible
 from gsdist.collectives.mpi.roll_call import RollCall
 from gsdist.collectives.mpi.runtime import Runtime
 from gsdist.collectives.mpi.staging import Staging
@@ -48,14 +49,15 @@ class Transport:
         self._runtime = Runtime.start()
         self._name = name
         self.timeout = timeout
-        self._communicator = self._runtime.communicator_of(ranks, name, timeout.total_seconds())
-        found = self._communicator.rank, self._communicator.size
-        if found != (rank, size):
+        self._communicator, *found = self._runtime.communicator_of(
+            ranks, name, timeout.total_seconds()
+        )
+        if found != [rank, size]:
             raise ConfigError(
                 f"rank {rank} of {size} is asked for, but MPI says rank {found[0]} of {found[1]}; start one "
                 "process per rank with mpirun, and unset RANK and WORLD_SIZE if they are left from elsewhere"
             )
-        self._rank, self._size = found
+        self._rank, self._size = rank, size
         self._thread = self._runtime.thread(name)
         self._roll_call = RollCall(store, rank, size)
         self._collectives = 0
@@ -66,11 +68,15 @@ class Transport:
         """Reduce each tensor in place over all ranks."""
         staging = Staging()
         buffers = [staging.updated(tensor) for tensor in tensors]
-        operation = self._reduction(kind, tensors)
+        dtype = self._reduced_dtype(kind, tensors)
         return self._submit(
             "all_reduce",
             lambda: self._calls(
-                "Allreduce", [(MPI.IN_PLACE, buffer_of(buffer), operation) for buffer in buffers]
+                "Allreduce",
+                [
+                    (MPI.IN_PLACE, buffer_of(buffer), reduction_of(kind, dtype))
+                    for buffer in buffers
+                ],
             ),
             staging,
             list(tensors),
@@ -81,13 +87,13 @@ class Transport:
     def reduce(self, tensor: Tensor, root: int, kind: Any, timeout: timedelta) -> MpiWork:
         """Reduce a tensor over all ranks, in place at the root; the others keep theirs."""
         staging = Staging()
-        operation = self._reduction(kind, [tensor])
+        dtype = self._reduced_dtype(kind, [tensor])
         at_root = self._rank == root
         buffer = staging.updated(tensor) if at_root else staging.sent(tensor)
 
         def start() -> list[MPI.Request]:
             own = (MPI.IN_PLACE, buffer_of(buffer)) if at_root else (buffer_of(buffer), None)
-            return self._calls("Reduce", [(*own, operation, root)])
+            return self._calls("Reduce", [(*own, reduction_of(kind, dtype), root)])
 
         averaged = [buffer] if at_root and _is_average(kind) else []
         return self._submit("reduce", start, staging, [tensor], timeout, averaged=averaged)
@@ -99,13 +105,14 @@ class Transport:
         self._require_one_per_rank("reduce_scatter", "inputs", inputs)
         self._require_equal("reduce_scatter", inputs[self._rank], [output])
         staging = Staging()
-        operation = self._reduction(kind, [output, *inputs])
+        dtype = self._reduced_dtype(kind, [output, *inputs])
         joined, received = staging.joined(inputs), staging.received(output)
         counts = [tensor.numel() for tensor in inputs]
         return self._submit(
             "reduce_scatter",
             lambda: self._calls(
-                "Reduce_scatter", [(buffer_of(joined), buffer_of(received), counts, operation)]
+                "Reduce_scatter",
+                [(buffer_of(joined), buffer_of(received), counts, reduction_of(kind, dtype))],
             ),
             staging,
             [output],
@@ -120,7 +127,7 @@ class Transport:
         for output, given in zip(outputs, inputs, strict=True):
             self._require_whole("reduce_scatter_tensor", whole=given, part=output)
         staging = Staging()
-        operation = self._reduction(kind, [*outputs, *inputs])
+        dtype = self._reduced_dtype(kind, [*outputs, *inputs])
         received = [staging.received(output) for output in outputs]
         sent = [
             staging.sent(given, apart_from=target)
@@ -131,7 +138,7 @@ class Transport:
             lambda: self._calls(
                 "Reduce_scatter_block",
                 [
-                    (buffer_of(one, parts=self._size), buffer_of(other), operation)
+                    (buffer_of(one, parts=self._size), buffer_of(other), reduction_of(kind, dtype))
                     for one, other in zip(sent, received, strict=True)
                 ],
             ),
@@ -387,9 +394,10 @@ class Transport:
         self._thread.submit(work)
         return work
 
-    def _reduction(self, kind: Any, tensors: Sequence[Tensor]) -> MPI.Op:
+    def _reduced_dtype(self, kind: Any, tensors: Sequence[Tensor]) -> torch.dtype:
         self._require_dtype("a reduction", tensors[0], tensors)
-        return reduction_of(kind, tensors[0].dtype)
+        require_reducible(kind, tensors[0].dtype)
+        return tensors[0].dtype
 
     def _part_sizes(self, tensor: Tensor, rows: Sequence[int]) -> list[int]:
         """Return how many elements go to or come from each rank."""

@@ -43,28 +43,26 @@ class Watchdog:
         with self._lock:
             if not self._started:
                 self._started = True
-                threading.Thread(target=self._run, name="gsdist-mpi-watchdog", daemon=True).start()
+                # apart, because a store that does not answer must not keep the deadlines
+                for task in (self._keep_deadlines, self._answer_roll_calls):
+                    threading.Thread(target=task, name="gsdist-mpi-watchdog", daemon=True).start()
 
-    def _run(self) -> None:
-        answered = 0.0
+    def _keep_deadlines(self) -> None:
         while True:
             time.sleep(_INTERVAL)
             now = time.monotonic()
-            under_way = self._deadlines.copy()
-            for work, (deadline, timeout) in under_way.items():
+            for work, (deadline, timeout) in self._deadlines.copy().items():
                 if now > deadline:
                     _end_job(work, timeout)
-            if now > answered + _ANSWER_AFTER:
-                answered = now
-                for work, (deadline, timeout) in under_way.items():
-                    if now > deadline - timeout + _ANSWER_AFTER:
-                        _answer(work)
 
-
-def _answer(work: Any) -> None:
-    # a store that is gone is no reason to give up: the deadline is
-    with suppress(RuntimeError):
-        work.answer_roll_call()
+    def _answer_roll_calls(self) -> None:
+        while True:
+            time.sleep(_ANSWER_AFTER)
+            now = time.monotonic()
+            for work, (deadline, timeout) in self._deadlines.copy().items():
+                if now > deadline - timeout + _ANSWER_AFTER:
+                    with suppress(RuntimeError):  # a store that is gone
+                        work.answer_roll_call()
 
 
 def _end_job(work: Any, timeout: float) -> None:
