@@ -43,6 +43,7 @@ def torchrun(world_size: int, command: list[str]) -> "subprocess.CompletedProces
     )
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     "reducer",
     [GS_SGD, pytest.param(["--reducer", "dense"], marks=pytest.mark.slow)],
@@ -62,6 +63,7 @@ def test_mpirun_trains_as_torchrun_does_on_gloo(reducer: list[str], tmp_path: Pa
     assert summary.world_size == 4
 
 
+@pytest.mark.slow
 def test_gloo_and_a_world_of_one_work_under_mpirun_too(tmp_path: Path) -> None:
     command = [*TRAIN, "--reducer", "dense", "--run-dir", str(tmp_path), "--backend"]
     for world_size, backend in ((2, "gloo"), (1, "mpi4py")):
@@ -85,7 +87,7 @@ def test_ranks_that_mpi_does_not_connect_are_refused(tmp_path: Path) -> None:
     assert "for MPI this is rank 0 of 1" in done.stderr
 
 
-@pytest.mark.parametrize("backend", ["mpi4py", "gloo"])
+@pytest.mark.parametrize("backend", ["mpi4py", pytest.param("gloo", marks=pytest.mark.slow)])
 def test_the_example_trains(backend: str) -> None:
     job = run_job(2, ["examples/ddp_script.py", backend], timeout=60)
     assert job.exit_code == 0, job.output
