@@ -195,16 +195,18 @@ def _exchange_figure(title: str, cells: Sequence[Mapping[str, Any]]) -> Figure:
 def _collectives(result: Mapping[str, Any]) -> Section:
     cells = result["cells"]
     backends = list(dict.fromkeys(cell["backend"] for cell in cells))
-    rows: dict[tuple[str, int, int], dict[str, float]] = {}
+    rows: dict[tuple[str, int, str, int], dict[str, float]] = {}
     for cell in cells:
-        key = (cell["operation"], cell["ranks"], cell["bytes"])
+        links = cell["rate"] or "one machine"
+        key = (cell["operation"], cell["ranks"], links, cell["bytes"])
         rows.setdefault(key, {})[cell["backend"]] = cell["microseconds_median"]
     table = Table(
         title="median microseconds of the slowest rank",
-        head=["operation", "ranks", "bytes", *backends],
+        head=["operation", "ranks", "links", "bytes", *backends],
         rows=[
-            [operation, str(ranks), f"{size:,}", *(f"{medians[name]:.1f}" for name in backends)]
-            for (operation, ranks, size), medians in rows.items()
+            [operation, str(ranks), links, f"{size:,}"]
+            + [f"{medians[name]:.1f}" for name in backends]
+            for (operation, ranks, links, size), medians in rows.items()
         ],
     )
     return Section(title="Collectives", tables=[table])
