@@ -208,7 +208,7 @@ def everything(rank: int, world_size: int) -> Any:
 
 @pytest.fixture(scope="module")
 def results() -> list[Any]:
-    return run_mpi_ranks(everything, WORLD_SIZE, timeout=115)
+    return run_mpi_ranks(everything, WORLD_SIZE)
 
 
 @pytest.mark.parametrize("size", range(1, WORLD_SIZE + 1))

@@ -29,7 +29,7 @@ while True:
 def run(folder: Path, script: str, *, deadline: int = 60, ranks: int = 3) -> JobResult:
     file = folder / "script.py"
     file.write_text(PREPARE.format(deadline=deadline) + script)
-    return run_job(ranks, [str(file)], timeout=50)
+    return run_job(ranks, [str(file)])
 
 
 def assert_nothing_is_left(job: JobResult) -> None:

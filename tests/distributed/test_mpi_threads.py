@@ -68,7 +68,7 @@ else:  # ranks 0 and 2, in reverse order
 def run(folder: Path, level: str, script: str, ranks: int) -> str:
     file = folder / "script.py"
     file.write_text(BEFORE.format(level=level) + script)
-    job = run_job(ranks, [str(file)], timeout=60)
+    job = run_job(ranks, [str(file)])
     assert job.exit_code == 0, job.output
     return job.output
 

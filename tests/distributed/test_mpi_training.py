@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gsdist.training.summary import read_summaries
-from tests.distributed.mpi_job import ROOT, require_mpi, run_job
+from tests.distributed.mpi_job import ROOT, TIME_LIMIT, require_mpi, run_job
 
 require_mpi()
 
@@ -39,7 +39,7 @@ def torchrun(world_size: int, command: list[str]) -> "subprocess.CompletedProces
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=TIME_LIMIT,
     )
 
 
@@ -51,7 +51,7 @@ def torchrun(world_size: int, command: list[str]) -> "subprocess.CompletedProces
 )
 def test_mpirun_trains_as_torchrun_does_on_gloo(reducer: list[str], tmp_path: Path) -> None:
     command = [*TRAIN, *reducer, "--run-dir"]
-    job = run_job(4, [*command, str(tmp_path / "mpi")], timeout=90)
+    job = run_job(4, [*command, str(tmp_path / "mpi")])
     assert job.exit_code == 0, job.output
     done = torchrun(4, [*command, str(tmp_path / "gloo")])
     assert done.returncode == 0, done.stderr
@@ -64,16 +64,17 @@ def test_mpirun_trains_as_torchrun_does_on_gloo(reducer: list[str], tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_gloo_and_a_world_of_one_work_under_mpirun_too(tmp_path: Path) -> None:
     command = [*TRAIN, "--reducer", "dense", "--run-dir", str(tmp_path), "--backend"]
     for world_size, backend in ((2, "gloo"), (1, "mpi4py")):
-        job = run_job(world_size, [*command, backend], timeout=60)
+        job = run_job(world_size, [*command, backend])
         assert job.exit_code == 0, job.output
         assert f"on {world_size} worker(s)" in job.output
 
 
 def test_a_mistake_in_the_settings_has_its_exit_code_and_names_the_rank(tmp_path: Path) -> None:
-    job = run_job(2, [*TRAIN, "--batch-size", "5000", "--run-dir", str(tmp_path)], timeout=60)
+    job = run_job(2, [*TRAIN, "--batch-size", "5000", "--run-dir", str(tmp_path)])
     assert job.exit_code == 2, job.output
     assert "[rank 0/2]" in job.output or "[rank 1/2]" in job.output
     assert "lower batch_size" in job.output
@@ -89,7 +90,7 @@ def test_ranks_that_mpi_does_not_connect_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["mpi4py", pytest.param("gloo", marks=pytest.mark.slow)])
 def test_the_example_trains(backend: str) -> None:
-    job = run_job(2, ["examples/ddp_script.py", backend], timeout=60)
+    job = run_job(2, ["examples/ddp_script.py", backend])
     assert job.exit_code == 0, job.output
     first, *_, last = map(float, re.findall(r"loss (\d+\.\d+)", job.output))
     assert last < first / 2
