@@ -56,8 +56,7 @@ class Staging:
     def updated(self, tensor: Tensor) -> Tensor:
         """Return a contiguous host tensor with the values of `tensor`, whose values reach it in the end."""
         tensor = _dense(tensor)
-        host = self.received(tensor)
-        return host if host is tensor else self._fill(host, tensor)
+        return tensor if _usable(tensor) else self._fill(self.received(tensor), tensor)
 
     def wait_for_device(self) -> None:
         """Wait until all that is sent has arrived in host memory."""
