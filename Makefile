@@ -51,6 +51,7 @@ bench-quick: $(INSTALLED)
 	$(BIN)/gsdist data shakespeare
 	mkdir -p runs/bench
 	$(BIN)/python -m benchmarks.kernels --quick --json runs/bench/kernels.json
+	$(BIN)/python -m benchmarks.collectives --quick --json runs/bench/collectives.json
 	$(BIN)/python -m benchmarks.scaling --workers 4 16 --json runs/bench/scaling.json
 	$(BIN)/python -m benchmarks.exchange --quick --json runs/bench/exchange.json
 	$(BIN)/python -m benchmarks.convergence --quick --json runs/bench/convergence.json
@@ -61,6 +62,7 @@ bench: $(INSTALLED)
 	$(BIN)/gsdist data shakespeare
 	mkdir -p runs/bench-full
 	$(BIN)/python -m benchmarks.kernels --json runs/bench-full/kernels.json
+	$(BIN)/python -m benchmarks.collectives --ranks 2 4 --json runs/bench-full/collectives.json
 	$(BIN)/python -m benchmarks.directions --json runs/bench-full/directions.json
 	$(BIN)/python -m benchmarks.scaling --json runs/bench-full/scaling.json
 	$(BIN)/python -m benchmarks.exchange --json runs/bench-full/exchange.json

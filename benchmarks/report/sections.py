@@ -50,6 +50,8 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
         return _kernels(result)
     if "energy_kept" in result:
         return _directions(result)
+    if result.get("cells") and "operation" in result["cells"][0]:
+        return _collectives(result)
     if result.get("cells") and "exposed_seconds" in result["cells"][0]:
         return _step(result)
     if "cells" in result:
@@ -60,8 +62,8 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
     if rows and "wire_compression" in rows[0]:
         return _convergence(result)
     raise ValueError(
-        f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, directions, "
-        "exchange, step, scaling or convergence"
+        f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, collectives, "
+        "directions, exchange, step, scaling or convergence"
     )
 
 
@@ -188,6 +190,26 @@ def _exchange_figure(title: str, cells: Sequence[Mapping[str, Any]]) -> Figure:
         axes.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.4, 1.0))
 
     return Figure(title=title, svg=draw_svg(draw, name=f"exchange {title}"))
+
+
+def _collectives(result: Mapping[str, Any]) -> Section:
+    cells = result["cells"]
+    backends = list(dict.fromkeys(cell["backend"] for cell in cells))
+    rows: dict[tuple[str, int, str, int], dict[str, float]] = {}
+    for cell in cells:
+        links = cell["rate"] or "one machine"
+        key = (cell["operation"], cell["ranks"], links, cell["bytes"])
+        rows.setdefault(key, {})[cell["backend"]] = cell["microseconds_median"]
+    table = Table(
+        title="median microseconds of the slowest rank",
+        head=["operation", "ranks", "links", "bytes", *backends],
+        rows=[
+            [operation, str(ranks), links, f"{size:,}"]
+            + [f"{medians[name]:.1f}" for name in backends]
+            for (operation, ranks, links, size), medians in rows.items()
+        ],
+    )
+    return Section(title="Collectives", tables=[table])
 
 
 def _scaling(result: Mapping[str, Any]) -> Section:

@@ -64,6 +64,7 @@ examples:
       --data cifar10 --checkpoint-every 500
   torchrun --nproc-per-node 2 -m gsdist train classification \\
       --config runs/latest/config.toml --resume
+  mpirun -n 2 python -m gsdist train classification --reducer dense
   torchrun --nproc-per-node 2 -m gsdist train language \\
       --model gpt-1m --data shakespeare --optimizer adamw --steps 500
 """
@@ -79,7 +80,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"unknown workload {name!r}; expected one of {', '.join(_WORKLOADS)}")
     run, json_target = parse(name, arguments[1:])
     launch = detect_launch()
-    with process_group(launch, timedelta(seconds=run.train.timeout)):
+    timeout = timedelta(seconds=run.train.timeout)
+    with process_group(launch, timeout, run.train.backend):
         summary = Trainer(run, _WORKLOADS[name][1](run.workload)).run()
     if launch.rank == 0:
         _print_summary(summary, run.train, json_target)

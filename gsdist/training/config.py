@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from gsdist.errors import ConfigError
+from gsdist.training.launch import Backend
 
 __all__ = ["TrainConfig"]
 
@@ -51,6 +52,8 @@ class TrainConfig:
     """Passed to DistributedDataParallel: the model may leave parameters without gradient."""
     bucket_cap_mb: float = 25.0
     """Passed to DistributedDataParallel: size of a gradient bucket in MiB."""
+    backend: Backend = "auto"
+    """What carries collectives; auto: mpi4py under mpirun where it is installed, gloo otherwise."""
     timeout: float = 300.0
     """Deadline of every collective in seconds."""
     data_workers: int = 0
@@ -116,6 +119,7 @@ _CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("cosine", "multistep", "constant"),
     "amp": ("off", "bf16", "fp16"),
+    "backend": get_args(Backend),
 }
 
 
