@@ -5,6 +5,7 @@ from gsdist.collectives.all_gather import all_gather_equal
 from gsdist.collectives.all_reduce import all_reduce_sum, start_all_reduce_sum
 from gsdist.collectives.local_group import LocalGroup, run_together
 from gsdist.collectives.point_to_point import (
+    all_to_all,
     broadcast_from,
     gather_to,
     receive_from,
@@ -17,6 +18,7 @@ __all__ = [
     "LocalGroup",
     "all_gather_equal",
     "all_reduce_sum",
+    "all_to_all",
     "broadcast_from",
     "gather_json",
     "gather_to",

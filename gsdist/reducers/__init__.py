@@ -7,6 +7,7 @@ from gsdist.reducers.g_top_k import GTopKConfig
 from gsdist.reducers.gs_sgd_config import GsSgdConfig
 from gsdist.reducers.gs_sgd_paper_config import GsSgdPaperConfig
 from gsdist.reducers.layout import FlatLayout, Segment
+from gsdist.reducers.ok_top_k import OkTopKConfig
 from gsdist.reducers.power_sgd import PowerSgdConfig
 from gsdist.reducers.protocol import (
     ExchangeStatistics,
@@ -31,6 +32,7 @@ __all__ = [
     "GsSgdConfig",
     "GsSgdPaperConfig",
     "MomentumCorrection",
+    "OkTopKConfig",
     "PowerSgdConfig",
     "RandomKConfig",
     "Reducer",

@@ -17,6 +17,7 @@ from gsdist.reducers.gs_sgd_config import GsSgdConfig
 from gsdist.reducers.gs_sgd_paper import GsSgdPaperReducer
 from gsdist.reducers.gs_sgd_paper_config import GsSgdPaperConfig
 from gsdist.reducers.layout import FlatLayout
+from gsdist.reducers.ok_top_k import OkTopKConfig, OkTopKReducer
 from gsdist.reducers.power_sgd import PowerSgdConfig, PowerSgdReducer
 from gsdist.reducers.protocol import MomentumCorrection, Reducer
 from gsdist.reducers.random_k import RandomKConfig, RandomKReducer
@@ -31,6 +32,7 @@ ReducerConfig = (
     | GsSgdPaperConfig
     | TopKConfig
     | GTopKConfig
+    | OkTopKConfig
     | SketchedSgdConfig
     | RandomKConfig
     | PowerSgdConfig
@@ -44,6 +46,7 @@ REDUCER_CONFIGS: Mapping[str, type[ReducerConfig]] = MappingProxyType(
         "gs-sgd-paper": GsSgdPaperConfig,
         "top-k": TopKConfig,
         "g-top-k": GTopKConfig,
+        "ok-top-k": OkTopKConfig,
         "sketched-sgd": SketchedSgdConfig,
         "random-k": RandomKConfig,
         "power-sgd": PowerSgdConfig,
@@ -57,6 +60,7 @@ _COMPRESSED: Mapping[type[CompressedConfig], type[CompressedReducer[Any]]] = Map
         GsSgdPaperConfig: GsSgdPaperReducer,
         TopKConfig: TopKReducer,
         GTopKConfig: GTopKReducer,
+        OkTopKConfig: OkTopKReducer,
         SketchedSgdConfig: SketchedSgdReducer,
         RandomKConfig: RandomKReducer,
         PowerSgdConfig: PowerSgdReducer,
