@@ -2,7 +2,13 @@
 
 from gsdist.reducers.config import CompressedConfig, SparseConfig
 from gsdist.reducers.dense import DenseConfig
-from gsdist.reducers.factory import REDUCER_CONFIGS, ReducerConfig, build_reducer
+from gsdist.reducers.factory import (
+    REDUCER_CONFIGS,
+    ReducerConfig,
+    build_hierarchical_reducer,
+    build_reducer,
+    lay_out,
+)
 from gsdist.reducers.g_top_k import GTopKConfig
 from gsdist.reducers.gs_sgd_config import GsSgdConfig
 from gsdist.reducers.gs_sgd_paper_config import GsSgdPaperConfig
@@ -41,5 +47,7 @@ __all__ = [
     "SketchedSgdConfig",
     "SparseConfig",
     "TopKConfig",
+    "build_hierarchical_reducer",
     "build_reducer",
+    "lay_out",
 ]

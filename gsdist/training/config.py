@@ -47,6 +47,9 @@ class TrainConfig:
     """Seed of initialisation, data order and augmentation."""
     deterministic: bool = False
     """Make a resumed run give the same bits as an uninterrupted one, at some cost in speed."""
+    node_size: int | Literal["launcher"] | None = None
+    """Average inside nodes of so many consecutive workers and let one of each node exchange; launcher: as
+    many as it started on each machine; unset: all workers exchange."""
     find_unused_parameters: bool = False
     """Passed to DistributedDataParallel: the model may leave parameters without gradient."""
     bucket_cap_mb: float = 25.0
@@ -79,6 +82,11 @@ class TrainConfig:
         for name in ("steps", "evaluate_every"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1, or unset")
+        node_size = self.node_size
+        _require(
+            node_size in (None, "launcher") or (isinstance(node_size, int) and node_size >= 1),
+            "node_size", node_size, 'at least 1, "launcher", or unset',
+        )  # fmt: skip
         for name in ("lr_warmup_steps", "data_workers", "checkpoint_every", "weight_decay"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("learning_rate", "bucket_cap_mb", "timeout"):

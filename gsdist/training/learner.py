@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 
-from gsdist.errors import CheckpointError
+from gsdist.collectives import Nodes, find_nodes
+from gsdist.errors import CheckpointError, UnsupportedSetup
 from gsdist.integrations.ddp import attach
 from gsdist.reducers import DenseConfig, ExchangeStatistics, ReducerConfig
 from gsdist.training.config import TrainConfig
+from gsdist.training.launch import detect_launch
 from gsdist.training.schedule import make_scheduler
 from gsdist.training.stopwatch import Stopwatch
 from gsdist.workloads import LayoutChange, LossParts, Workload
@@ -66,7 +68,11 @@ class Learner:
         self._optimizer = _make_optimizer(model, config)
         self._scheduler = make_scheduler(self._optimizer, config, self._total_steps)
         self._exchange = attach(
-            self._ddp, self._reducer, optimizer=self._optimizer, grad_scaler=self._scaler
+            self._ddp,
+            self._reducer,
+            optimizer=self._optimizer,
+            grad_scaler=self._scaler,
+            nodes=_nodes(config),
         )
         self._exchange.set_replicated_loss(lambda: self._workload.replicated_loss(self.model))
         self._mask: Mapping[str, Tensor] | None = None
@@ -128,6 +134,11 @@ class Learner:
             self._mask = mask
 
     def _change_layout(self, change: LayoutChange) -> None:
+        if self._config.node_size is not None:
+            raise UnsupportedSetup(
+                "the workload makes the model smaller, and the state of the exchange lies with the nodes' "
+                "leaders alone, where it cannot be cut in step with the others; leave node_size unset"
+            )
         old_parameters = dict(self.model.named_parameters())
         old_state = self._optimizer.state
         scheduler_state = self._scheduler.state_dict()
@@ -221,6 +232,14 @@ class Learner:
         self._scaler.load_state_dict(replicated["scaler"])
         self._exchange.load_state_dict(own)
         self._update_mask()
+
+
+def _nodes(config: TrainConfig) -> Nodes | None:
+    if config.node_size is None:
+        return None
+    if config.node_size == "launcher":
+        return find_nodes(detect_launch().local_rank)
+    return Nodes.of_equal_size(config.node_size, dist.get_world_size())
 
 
 def _make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
