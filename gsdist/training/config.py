@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from gsdist.errors import ConfigError
+from gsdist.integrations.outer_step import OuterStepConfig
 
 __all__ = ["TrainConfig"]
 
@@ -50,6 +51,14 @@ class TrainConfig:
     node_size: int | Literal["launcher"] | None = None
     """Average inside nodes of so many consecutive workers and let one of each node exchange; launcher: as
     many as it started on each machine; unset: all workers exchange."""
+    outer_interval: int | None = None
+    """Local SGD: steps of each worker on its own from one exchange to the next; unset: every step."""
+    outer_learning_rate: float = 0.7
+    """Learning rate of the outer optimizer, which steps on what the workers bring."""
+    outer_momentum: float = 0.9
+    """Nesterov's momentum of the outer optimizer."""
+    outer_fragments: int = 1
+    """Parts of the model that are exchanged at different steps of an interval."""
     find_unused_parameters: bool = False
     """Passed to DistributedDataParallel: the model may leave parameters without gradient."""
     bucket_cap_mb: float = 25.0
@@ -87,6 +96,11 @@ class TrainConfig:
             node_size in (None, "launcher") or (isinstance(node_size, int) and node_size >= 1),
             "node_size", node_size, 'at least 1, "launcher", or unset',
         )  # fmt: skip
+        _require(
+            self.outer_interval is None or node_size is None,
+            "node_size", node_size, "unset with outer_interval",
+        )  # fmt: skip
+        self.outer_step()
         for name in ("lr_warmup_steps", "data_workers", "checkpoint_every", "weight_decay"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("learning_rate", "bucket_cap_mb", "timeout"):
@@ -113,6 +127,17 @@ class TrainConfig:
         )  # fmt: skip
         for name, allowed in _CHOICES.items():
             _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {allowed}")
+
+    def outer_step(self) -> OuterStepConfig | None:
+        """Return the settings of the outer step; None: gradients are exchanged in every step."""
+        if self.outer_interval is None:
+            return None
+        return OuterStepConfig(
+            interval=self.outer_interval,
+            learning_rate=self.outer_learning_rate,
+            momentum=self.outer_momentum,
+            fragments=self.outer_fragments,
+        )
 
     @property
     def checkpoints(self) -> Path:

@@ -46,7 +46,7 @@ class RunConfig:
         implied: dict[str, Any] = {}
         if train.deterministic and "deterministic" in fields_there:
             implied["deterministic"] = True
-        if train.clip_norm is not None and "clip_norm" in fields_there:
+        if train.clip_norm is not None and "clip_norm" in fields_there and not train.outer_interval:
             implied["clip_norm"] = train.clip_norm
             given = getattr(reducer, "clip_norm", None)
             if given not in (None, train.clip_norm):
