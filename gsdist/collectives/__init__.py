@@ -12,6 +12,7 @@ from gsdist.collectives.point_to_point import (
     receive_from,
     send_to,
 )
+from gsdist.collectives.probe import probe_link
 from gsdist.collectives.ranks import rank_of
 from gsdist.collectives.tree import tree_all_reduce_sum
 
@@ -26,6 +27,7 @@ __all__ = [
     "find_nodes",
     "gather_json",
     "gather_to",
+    "probe_link",
     "rank_of",
     "receive_from",
     "require_agreement",

@@ -78,8 +78,8 @@ class OkTopKReducer(CompressedReducer[OkTopKConfig]):
         indices, values = own.tensor_split(ends), self._corrected[own].tensor_split(ends)
         parts = [pack_entries(entries, size) for entries in zip(indices, values, strict=True)]
         lengths = [torch.tensor([part.numel()]) for part in parts]
-        announced = self._all_to_all(lengths, [1] * self._world_size, "exchange_counts")
-        received = self._all_to_all(parts, [int(n) for n in announced], "exchange_entries")
+        announced = self._all_to_all(lengths, [1] * self._world_size, "gather_counts")
+        received = self._all_to_all(parts, [int(n) for n in announced], "gather_entries")
         with self._recorder.phase("merge"):
             return sum_entries(unpack_entries(part, size) for part in received)
 
@@ -140,7 +140,7 @@ class OkTopKReducer(CompressedReducer[OkTopKConfig]):
         words = 1 + index_dtype(size).itemsize // 4
         there = [overlap(region, rank) for region in everyone]
         received = self._all_to_all(
-            parts, [words * (s.stop - s.start) for s in there], "exchange_shares"
+            parts, [words * (s.stop - s.start) for s in there], "gather_shares"
         )
         indices, sums = _concatenated([unpack_entries(part, size) for part in received])
         padded = torch.zeros(share, dtype=torch.int64), torch.zeros(share)

@@ -10,7 +10,14 @@ from torch import Tensor
 from gsdist.collectives.cost_model import Transfer
 from gsdist.reducers.protocol import ExchangeStatistics
 
-__all__ = ["StatisticsRecorder"]
+__all__ = ["StatisticsRecorder", "is_wire"]
+
+_WIRE = ("allreduce", "allgather", "gather", "broadcast", "tree", "barrier", "node")
+
+
+def is_wire(phase: str) -> bool:
+    """Tell a phase that communicates (and waits for other ranks) from one that computes, by its name."""
+    return phase.startswith(_WIRE)
 
 
 class StatisticsRecorder:

@@ -156,7 +156,7 @@ def test_a_plain_average_after_every_step_is_dense_training(results: list[dict[s
 
 
 def simulate(config: OuterStepConfig) -> tuple[list[list[list[Tensor]]], list[list[Tensor]]]:
-    """Do the same in one process by the formulas: own parameters by rank and step, and the anchors by step."""
+    """Do the same in one process by the formulas: own parameters by rank and step, anchors by step."""
     models = [make_model() for _ in range(WORLD_SIZE)]
     optimizers = [inner_optimizer(model) for model in models]
     anchors = weights(models[0])

@@ -1,0 +1,26 @@
+"""Predict what each exchange method would cost, and choose one."""
+
+from gsdist.planner.candidates import BASELINE, CANDIDATES, Candidate
+from gsdist.planner.measure import local_seconds
+from gsdist.planner.plan import Plan, make_plan
+from gsdist.planner.prediction import Prediction, Situation, break_even_bandwidth, predict
+from gsdist.planner.shapes import transformer_shapes
+from gsdist.planner.step_factors import StepFactor, step_factor
+from gsdist.planner.traffic import cost_per_step
+
+__all__ = [
+    "BASELINE",
+    "CANDIDATES",
+    "Candidate",
+    "Plan",
+    "Prediction",
+    "Situation",
+    "StepFactor",
+    "break_even_bandwidth",
+    "cost_per_step",
+    "local_seconds",
+    "make_plan",
+    "predict",
+    "step_factor",
+    "transformer_shapes",
+]
