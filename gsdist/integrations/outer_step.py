@@ -53,10 +53,10 @@ class OuterStepConfig:
 
     interval: int = 16
     """Steps of each worker on its own from one exchange to the next."""
-    learning_rate: float = 0.7
-    """Of the outer optimizer; 1 without momentum takes over the workers' mean."""
-    momentum: float = 0.9
-    """Nesterov's momentum of the outer optimizer; 0 is none."""
+    learning_rate: float = 1.0
+    """Of the outer optimizer; 1 without momentum takes over the workers' mean, DiLoCo has 0.7."""
+    momentum: float = 0.0
+    """Nesterov's momentum of the outer optimizer; DiLoCo has 0.9, for runs of many outer steps."""
     fragments: int = 1
     """Parts of the model that are exchanged at different steps, each once in an interval."""
 

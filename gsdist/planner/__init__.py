@@ -3,7 +3,13 @@
 from gsdist.planner.candidates import BASELINE, CANDIDATES, Candidate
 from gsdist.planner.measure import local_seconds
 from gsdist.planner.plan import Plan, make_plan
-from gsdist.planner.prediction import Prediction, Situation, break_even_bandwidth, predict
+from gsdist.planner.prediction import (
+    Prediction,
+    Situation,
+    break_even_bandwidth,
+    choose,
+    predict,
+)
 from gsdist.planner.shapes import transformer_shapes
 from gsdist.planner.step_factors import StepFactor, step_factor
 from gsdist.planner.traffic import cost_per_step
@@ -17,6 +23,7 @@ __all__ = [
     "Situation",
     "StepFactor",
     "break_even_bandwidth",
+    "choose",
     "cost_per_step",
     "local_seconds",
     "make_plan",

@@ -31,15 +31,20 @@ _REPETITIONS = 3
 
 
 def sample(shapes: Mapping[str, Sequence[int]], most: int = _SAMPLE) -> dict[str, Tensor]:
-    """Return the first parameters that hold at most `most` numbers together, one at least; on no device."""
+    """Return the first parameters that hold at most `most` numbers together, on no device.
+
+    Of a first parameter that is larger there are as many rows as fit, one at least.
+    """
     chosen: dict[str, Tensor] = {}
-    total = 0
-    for name, shape in shapes.items():
-        parameter = nn.Parameter(torch.empty(tuple(shape), device="meta"))
-        total += parameter.numel()
-        if chosen and total > most:
-            break
-        chosen[name] = parameter
+    left = most
+    for name, (*sides,) in shapes.items():
+        numel = torch.Size(sides).numel()
+        if numel > left:
+            if chosen:
+                break
+            sides[0] = max(1, sides[0] * left // numel)
+        chosen[name] = nn.Parameter(torch.empty(sides, device="meta"))
+        left -= chosen[name].numel()
     return chosen
 
 

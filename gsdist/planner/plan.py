@@ -1,5 +1,6 @@
 """Compare all methods in one situation and choose the one that reaches dense quality first."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,13 @@ from torch import nn
 
 from gsdist.errors import ConfigError
 from gsdist.planner.candidates import BASELINE, CANDIDATES, Candidate
-from gsdist.planner.prediction import Prediction, Situation, break_even_bandwidth, predict
+from gsdist.planner.prediction import (
+    Prediction,
+    Situation,
+    break_even_bandwidth,
+    choose,
+    predict,
+)
 from gsdist.reducers import FlatLayout, lay_out
 
 __all__ = ["Plan", "make_plan"]
@@ -30,12 +37,8 @@ class Plan:
 
     @property
     def chosen(self) -> Prediction:
-        """Return the first that may be chosen without being asked for."""
-        return next(
-            one
-            for one in self.predictions
-            if CANDIDATES[one.name].offered and one.quality_seconds is not None
-        )
+        """Return the one to use."""
+        return choose(self.predictions)
 
     @property
     def baseline(self) -> Prediction:
@@ -45,11 +48,18 @@ class Plan:
     def to_mapping(self) -> dict[str, Any]:
         """Return everything as JSON knows it; an infinite break-even is "always"."""
         methods = [
-            asdict(one)
-            | {
+            {
+                "name": one.name,
+                "config": asdict(one.candidate.config),
+                "bytes": one.cost.bytes,
+                "messages": one.cost.messages,
+                "compression": one.compression,
+                "local_seconds": one.local_seconds,
+                "step_seconds": one.step_seconds,
+                "step_factor": asdict(one.step_factor) if one.step_factor else None,
                 "quality_seconds": one.quality_seconds,
                 "pays_below_bytes_per_second": "always"
-                if self.break_even[one.name] == float("inf")
+                if self.break_even[one.name] == math.inf
                 else self.break_even[one.name],
             }
             for one in self.predictions

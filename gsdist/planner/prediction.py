@@ -9,7 +9,7 @@ al., arXiv 2103.00543, section 4), so dense exchange is a candidate like all oth
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from gsdist.collectives.cost_model import Cost, Link
@@ -18,11 +18,13 @@ from gsdist.planner.step_factors import StepFactor, step_factor
 from gsdist.planner.traffic import cost_per_step
 from gsdist.reducers import DenseConfig, FlatLayout
 
-__all__ = ["SKEW", "Prediction", "Situation", "break_even_bandwidth", "predict"]
+__all__ = ["SKEW", "Prediction", "Situation", "break_even_bandwidth", "choose", "predict"]
 
 SKEW = 1.15
 """The slowest worker's local computing over the median one's; chosen on the exchange suite's cells above 10
 million parameters (`python -m benchmarks.plan`)."""
+_MARGIN = 0.2
+"""By how much a compressing method must be ahead to be chosen: predictions are trusted that far."""
 _HIDDEN_SHARE = 2 / 3
 """Of a step's computing, what a dense exchange hides behind: the backward pass."""
 _SLOWEST, _FASTEST = 1e3, 1e13
@@ -43,7 +45,7 @@ class Situation:
 class Prediction:
     """Hold what is predicted of one method."""
 
-    name: str
+    candidate: Candidate
     cost: Cost
     """Per step, on the busiest link."""
     compression: float
@@ -53,6 +55,11 @@ class Prediction:
     step_seconds: float
     step_factor: StepFactor | None
     """Steps over those of dense training to the same loss; None where nothing was measured."""
+
+    @property
+    def name(self) -> str:
+        """Return the method's name."""
+        return self.candidate.name
 
     @property
     def quality_seconds(self) -> float | None:
@@ -72,7 +79,7 @@ def predict(
     dense = cost_per_step(DenseConfig(), layout, situation.ranks)
     compression = dense.bytes / cost.bytes if cost.bytes else 1.0
     return Prediction(
-        name=candidate.name,
+        candidate=candidate,
         cost=cost,
         compression=compression,
         local_seconds=local_seconds,
@@ -89,6 +96,22 @@ def _step_seconds(
     exchange = cost.seconds(situation.link) + SKEW * local_seconds
     hidden = _HIDDEN_SHARE * situation.compute_seconds if candidate.is_dense else 0.0
     return situation.compute_seconds + max(0.0, exchange - hidden)
+
+
+def choose(predictions: Iterable[Prediction]) -> Prediction:
+    """Choose the method that reaches dense quality first; a dense one unless another is ahead by a margin.
+
+    Methods whose quality was never measured, and those nobody wants unasked, are not chosen. There must be
+    a dense one.
+    """
+    known = [
+        (one.quality_seconds, one)
+        for one in predictions
+        if one.candidate.offered and one.quality_seconds is not None
+    ]
+    dense = min((pair for pair in known if pair[1].candidate.is_dense), key=lambda pair: pair[0])
+    best = min(known, key=lambda pair: pair[0])
+    return best[1] if best[0] <= (1 - _MARGIN) * dense[0] else dense[1]
 
 
 def break_even_bandwidth(

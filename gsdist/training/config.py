@@ -53,10 +53,10 @@ class TrainConfig:
     many as it started on each machine; unset: all workers exchange."""
     outer_interval: int | None = None
     """Local SGD: steps of each worker on its own from one exchange to the next; unset: every step."""
-    outer_learning_rate: float = 0.7
-    """Learning rate of the outer optimizer, which steps on what the workers bring."""
-    outer_momentum: float = 0.9
-    """Nesterov's momentum of the outer optimizer."""
+    outer_learning_rate: float = 1.0
+    """Learning rate of the outer optimizer; 1 without momentum takes over the workers' mean."""
+    outer_momentum: float = 0.0
+    """Nesterov's momentum of the outer optimizer; 0.7 and 0.9 are DiLoCo's, for many outer steps."""
     outer_fragments: int = 1
     """Parts of the model that are exchanged at different steps of an interval."""
     find_unused_parameters: bool = False

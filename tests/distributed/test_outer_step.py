@@ -90,6 +90,8 @@ def train(rank: int, folder: str) -> list[Any]:
             optimizer="adamw",
             learning_rate=0.01,
             outer_interval=4,
+            outer_learning_rate=0.7,
+            outer_momentum=0.9,
             outer_fragments=2,
             checkpoint_every=5,
             keep=9,
