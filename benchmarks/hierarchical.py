@@ -6,7 +6,8 @@ the same bits, and the dense exchange of integers must be exact. All ranks share
 
 The model: ranks stand in the order of the nodes, so a ring of all four crosses each direction of the link
 between the nodes once, and that link is the busiest; node by node only the two leaders' ring crosses it, and
-inside a node there are an all-reduce and a broadcast at the higher rate. Local computing is measured.
+inside a node there are an all-reduce and a broadcast at the higher rate. Latencies and bandwidths are those
+that the planner's link probe finds, on all four ranks and inside a node; local computing is measured.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from itertools import product
 from typing import Any
@@ -23,11 +25,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.exchange.prediction import FRAMING
 from benchmarks.gradients import SOURCES, network_of, workload_of
-from benchmarks.netlab import LabUnavailable, NetworkLab, parse_rate
+from benchmarks.netlab import LabUnavailable, NetworkLab
 from benchmarks.output import begin, write_report
-from gsdist.collectives import NodeGroups, Nodes
+from gsdist.collectives import NodeGroups, Nodes, probe_link
 from gsdist.collectives.cost_model import Cost, Link, Transfer, cost_of
 from gsdist.planner import cost_per_step
 from gsdist.reducers import (
@@ -36,6 +37,7 @@ from gsdist.reducers import (
     GradientBucket,
     GradientSlice,
     GsSgdConfig,
+    OkTopKConfig,
     Reducer,
     ReducerConfig,
     TopKConfig,
@@ -51,12 +53,12 @@ METHODS: Mapping[str, ReducerConfig] = {
     "dense": DenseConfig(),
     "gs-sgd": GsSgdConfig(),
     "top-k": TopKConfig(warmup_steps=0),
+    "ok-top-k": OkTopKConfig(warmup_steps=0),
 }
 _MODEL = "gpt-1m"
 _ROUNDS = 15
 _WARM_UP = 31
 """Exchanges after which gs-SGD has found its rhythm; the rounds then hold its mean mixture of steps."""
-_SMALL = 32
 _TIME_LIMIT = 900.0
 
 
@@ -83,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         return 3
     run.check()
     reports = [json.loads(result.stdout) for result in run.ranks]
-    cells = _cells(reports, options.inside, options.between)
+    cells = _cells(reports)
     print(f"\n{'method':<10}{'way':<14}{'ms':>9}{'predicted':>11}{'local ms':>10}", file=out)
     for cell in cells:
         print(
@@ -91,7 +93,13 @@ def main(argv: list[str] | None = None) -> int:
             f"{1e3 * cell['predicted_seconds']:>11.1f}{1e3 * cell['local_seconds']:>10.1f}",
             file=out,
         )
-    report = {"schema": SCHEMA, "environment": described, **rates, "hierarchical_cells": cells}
+    report = {
+        "schema": SCHEMA,
+        "environment": described,
+        **rates,
+        "links": reports[0]["links"],
+        "hierarchical_cells": cells,
+    }
     write_report(report, options.json)
     return 0
 
@@ -108,10 +116,7 @@ def _work() -> dict[str, Any]:
     groups = NodeGroups.open(NODES, world)
     parameters = dict(network_of(SOURCES[_MODEL], workload_of(SOURCES[_MODEL])).named_parameters())
     results: dict[str, Any] = {
-        "latency": {
-            "flat": _latency(world, NODES.world_size),
-            "within": _latency(groups.within, 2),
-        }
+        "links": {"between": asdict(probe_link(world)), "inside": asdict(probe_link(groups.within))}
     }
     for name, config in METHODS.items():
         ways = {
@@ -123,16 +128,6 @@ def _work() -> dict[str, Any]:
         }
     dist.destroy_process_group()
     return results
-
-
-def _latency(group: dist.ProcessGroup, ranks: int) -> float:
-    """Return the seconds of one message of a small all-reduce."""
-    buffer, seconds = torch.zeros(_SMALL), []
-    for _ in range(_ROUNDS):
-        start = time.perf_counter()
-        dist.all_reduce(buffer, group=group)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds) / (2 * (ranks - 1))
 
 
 def _timed(reducer: Reducer, layout: FlatLayout, method: str) -> dict[str, Any]:
@@ -177,13 +172,10 @@ def _on_wire(reducer: Reducer) -> float:
 # ---- all of them -----------------------------------------------------------------------------------------
 
 
-def _cells(reports: list[dict[str, Any]], inside: str, between: str) -> list[dict[str, Any]]:
+def _cells(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Combine the ranks' reports; a time is the mean over rounds of the slowest rank's."""
-    latency = {
-        name: max(report["latency"][name] for report in reports) for name in ("flat", "within")
-    }
-    slow = Link(latency=latency["flat"], bandwidth=_bandwidth(between))
-    fast = Link(latency=latency["within"], bandwidth=_bandwidth(inside))
+    links = reports[0]["links"]
+    between, inside = Link(**links["between"]), Link(**links["inside"])
     parameters = dict(network_of(SOURCES[_MODEL], workload_of(SOURCES[_MODEL])).named_parameters())
     cells = []
     for method, way in product(METHODS, ("flat", "node by node")):
@@ -193,10 +185,10 @@ def _cells(reports: list[dict[str, Any]], inside: str, between: str) -> list[dic
         local = statistics.fmean(own[0]["local_seconds"])
         layout = lay_out(METHODS[method], parameters)
         wire = (
-            cost_per_step(METHODS[method], layout, NODES.world_size).seconds(slow)
+            cost_per_step(METHODS[method], layout, NODES.world_size).seconds(between)
             if way == "flat"
-            else cost_per_step(METHODS[method], layout, len(NODES.sizes)).seconds(slow)
-            + _inside_a_node(layout).seconds(fast)
+            else cost_per_step(METHODS[method], layout, len(NODES.sizes)).seconds(between)
+            + _inside_a_node(layout).seconds(inside)
         )
         cells.append(
             {
@@ -214,12 +206,6 @@ def _inside_a_node(layout: FlatLayout) -> Cost:
     size = 4 * layout.numel
     kinds = ("ring_all_reduce", "tree_broadcast")
     return cost_of(tuple(Transfer(kind=kind, size=size) for kind in kinds), NODES.sizes[0])
-
-
-def _bandwidth(rate: str) -> float:
-    bits = parse_rate(rate)
-    assert bits is not None, "rates are given"
-    return bits / 8 / FRAMING
 
 
 if __name__ == "__main__":
