@@ -1,7 +1,7 @@
 """Compare local SGD with outer steps to dense training of a GPT, at equal tokens.
 
-Run ``python -m benchmarks.outer_step``. Two workers train gpt-1m on Shakespeare with AdamW; dense exchanges in
-every step, the others once in 16. Bytes are those handed to collectives in the whole run, by rank 0. One
+Run ``python -m benchmarks.outer_step``. Two workers train gpt-1m on Shakespeare with AdamW; dense exchanges
+in every step, the others once in 16. Bytes are those handed to collectives in the whole run, by rank 0. One
 seed, short runs: a lead, not a law.
 """
 
