@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import environment
 from benchmarks.convergence.methods import DENSE, METHODS, settings_of
-from benchmarks.convergence.table import Cell, cells, keep, summarize
+from benchmarks.convergence.table import Cell, cells, keep, rows_of, summarize
 from benchmarks.convergence.workloads import PRESETS, Training
 from benchmarks.output import begin, write_report
 
@@ -70,6 +70,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=1, help="for gradients")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of finished rows")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="REPORT",
+        help="earlier reports; their rows are not run again where all settings are the same",
+    )
     parser.add_argument("--fresh", action="store_true", help="neither read nor write that folder")
     arguments = parser.parse_args(argv)
     for name, default in (QUICK if arguments.quick else FULL).items():
@@ -136,6 +144,7 @@ def _run(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Make or fetch all rows; return them and the cells that cannot be run."""
     rows, left_out = [], []
+    known, folder = rows_of(arguments.rows), None if arguments.fresh else arguments.cache
     print(
         f"{'method':<18}{'workers':>8}{'budget':>8}{'seed':>6}{'wire x':>8}{'accuracy':>10}"
         f"{'loss':>9}{'energy':>8}{'seconds':>9}",
@@ -157,7 +166,7 @@ def _run(
                 file=out,
             )
             continue
-        rows.append(keep(None if arguments.fresh else arguments.cache, training, cell))
+        rows.append(keep(folder, training, cell, known=known))
         print(_format(rows[-1]), file=out, flush=True)
     return rows, left_out
 

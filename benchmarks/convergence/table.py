@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import groupby, product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks import environment
@@ -20,7 +21,7 @@ from benchmarks.convergence.run import train
 from benchmarks.convergence.workloads import Training, open_workload
 from gsdist.reducers import DenseConfig
 
-__all__ = ["Cell", "cells", "keep", "summarize"]
+__all__ = ["Cell", "Row", "cells", "keep", "rows_of", "summarize"]
 
 ROW_VERSION = 2
 """Raised when rows made by older code must not be used again."""
@@ -100,23 +101,14 @@ def keep(
     training: Training,
     cell: Cell,
     make: Callable[[Training, Cell], Row] = make_row,
+    known: Mapping[str, Row] = MappingProxyType({}),
 ) -> Row:
-    """Return a row from the folder, or run it and keep it there; None: always run.
-
-    The file's name is a hash of everything a row depends on but the code.
-    """
+    """Return a row that is known or in the folder, or run it and keep it there; without folder, run it."""
+    name = _key(asdict(training), asdict(cell.config) if cell.config else None, asdict(cell))
+    if name in known:
+        return known[name]
     if folder is None:
         return make(training, cell)
-    settings = {
-        "version": ROW_VERSION,
-        "method": cell.method,
-        "training": asdict(training),
-        "config": asdict(cell.config) if cell.config else None,
-        "workers": cell.workers,
-        "budget": cell.budget,
-        "seed": cell.seed,
-    }
-    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
     path = folder / f"{name}.json"
     if path.exists():
         row: Row = json.loads(path.read_text())
@@ -127,6 +119,23 @@ def keep(
     unfinished.write_text(json.dumps(row) + "\n")
     unfinished.replace(path)
     return row
+
+
+def rows_of(reports: Iterable[Path]) -> dict[str, Row]:
+    """Return the rows of earlier reports by the key of their settings."""
+    rows = [row for path in reports for row in json.loads(path.read_text())["rows"]]
+    return {_key(row["training"], row["config"], row): row for row in rows}
+
+
+def _key(training: Mapping[str, Any], config: Any, place: Mapping[str, Any]) -> str:
+    """Return a hash of everything a row depends on but the code."""
+    settings = {
+        "version": ROW_VERSION,
+        "training": training,
+        "config": config,
+        **{name: place[name] for name in ("method", "workers", "budget", "seed")},
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def summarize(rows: Iterable[Row]) -> list[Row]:

@@ -122,8 +122,8 @@ class CompressedReducer(ABC, Generic[ConfigT]):
     def _begin_step(self) -> None:
         """Get ready for the first `push` of a step; called with `_step` set."""
 
-    def _absorbed(self, bucket: GradientBucket) -> None:
-        """Work on a bucket's part of `_corrected` as soon as it is complete."""
+    def _absorbed(self, segment: Segment) -> None:
+        """Work on a compressed parameter's part of `_corrected` as soon as it is there, still in cache."""
 
     # ---- one step -----------------------------------------------------------------------------------
 
@@ -174,12 +174,12 @@ class CompressedReducer(ABC, Generic[ConfigT]):
 
     def _absorb(self, bucket: GradientBucket) -> None:
         """Form the corrected gradient of one bucket."""
-        with self._recorder.phase("compensate"):
-            for slice_ in bucket.slices:
-                if slice_.segment.compressed:
+        for slice_ in bucket.slices:
+            if slice_.segment.compressed:
+                with self._recorder.phase("compensate"):
                     gradient = slice_.gradient.to(torch.float32)
                     self._finite &= self._compensate(slice_.segment.offset, gradient)
-        self._absorbed(bucket)
+                self._absorbed(slice_.segment)
 
     def _own_top_k(self, count: int) -> Tensor:
         """Return the coordinates of this worker's `count` largest corrected gradients, ascending int64."""

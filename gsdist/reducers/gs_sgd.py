@@ -37,8 +37,9 @@ import torch
 from torch import Tensor
 
 from gsdist.errors import ConfigError
-from gsdist.reducers.compressed import CompressedReducer, Update
+from gsdist.reducers.compressed import Update
 from gsdist.reducers.draw_seed import draw_seed
+from gsdist.reducers.factors import FactorReducer, split_like
 from gsdist.reducers.gs_sgd_config import (
     ByteBudget,
     GsSgdConfig,
@@ -50,31 +51,23 @@ from gsdist.reducers.matrix_basis import (
     Refreshed,
     orthonormal,
     sketch_columns,
-    split_like,
 )
-from gsdist.reducers.wire import SumWire
 from gsdist.sketch.select import top_k
 
 __all__ = ["GsSgdReducer"]
 
 _ENERGY_DECAY = 0.9
 """Weight of what was known of a coefficient's energy when it is seen again."""
-_MOST_HALF_LANES = 2048
-"""World size up to which float16 counts the agreement lanes exactly."""
 _IN_FACTORS = torch.empty(0)
 """Stands for sums that are only written out, by `_write_average`, where they are wanted."""
 
 
-class GsSgdReducer(CompressedReducer[GsSgdConfig]):
+class GsSgdReducer(FactorReducer[GsSgdConfig]):
     """Average the gradient in its heaviest directions, keep the rest for later steps."""
 
     def _allocate(self) -> None:
+        super()._allocate()
         config, layout = self._config, self._layout
-        if config.wire_dtype == "float16" and self._world_size > _MOST_HALF_LANES:
-            raise ConfigError(
-                f'wire_dtype is "float16" with {self._world_size} workers; beyond {_MOST_HALF_LANES} set '
-                'wire_dtype="float32"'
-            )
         self._budget = ByteBudget.of(config, layout)
         self._bases = {
             s.name: MatrixBasis.unknown(*s.matrix_shape, config.max_directions)
@@ -82,50 +75,57 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         }
         self._shapes = [basis.shape for basis in self._bases.values()]
         count = sum(shape.numel() for shape in self._shapes)
+        self._own = torch.zeros(count)
+        self._own_sketches: dict[str, Tensor] = {}
         self._coefficients = torch.zeros(count)
         self._energy, self._age = torch.zeros(count), torch.ones(count)
         self._owed = torch.zeros(count)
-        self._wires = {p: SumWire(config.wire_dtype) for p in ("sketch", "factors", "values")}
+        self._own_of, self._owed_of = self._split(self._own), self._split(self._owed)
         self._next_refresh = config.warmup_steps
         self._last_refresh: int | None = None
         self._applied: dict[str, tuple[Tensor, Tensor]] = {}
         self._refreshed: dict[str, tuple[Tensor, Tensor]] = {}
         self._chosen: tuple[Tensor, Tensor] | None = None
 
+    def _begin_step(self) -> None:
+        self._applied, self._refreshed, self._chosen = {}, {}, None
+
     @property
-    def _matrices(self) -> list[tuple[Segment, MatrixBasis, Tensor]]:
-        """Pair every compressed parameter with its basis and its corrected gradient as a matrix."""
-        return [
-            (s, self._bases[s.name], s.matrix_view(self._corrected))
-            for s in self._layout.compressed
-        ]
+    def _refreshes(self) -> bool:
+        return self._step == self._next_refresh
+
+    def _absorbed(self, segment: Segment) -> None:
+        if self._warming_up:
+            return
+        if self._refreshes:
+            self._sketch(segment)
+        else:
+            self._project(segment)
 
     def _exchange(self) -> Update | None:
-        self._applied, self._refreshed, self._chosen = {}, {}, None
-        if self._step == self._next_refresh:
-            return self._refresh()
-        return self._sum_coefficients()
+        return self._refresh() if self._refreshes else self._sum_coefficients()
 
     # ---- between refreshes --------------------------------------------------------------------------
 
-    def _sum_coefficients(self) -> Update | None:
+    def _project(self, segment: Segment) -> None:
+        """Work out this worker's coefficients of one parameter."""
         with self._recorder.phase("project"):
-            mine = torch.empty_like(self._coefficients)
-            for (_, basis, matrix), out in zip(self._matrices, self._split(mine), strict=True):
-                basis.project(matrix, out)
-            mine -= self._owed
+            matrix = segment.matrix_view(self._corrected)
+            self._bases[segment.name].project(matrix, self._own_of[segment.name])
+
+    def _sum_coefficients(self) -> Update | None:
         with self._recorder.phase("select"):
             chosen = top_k(self._energy * self._age, self._budget.coefficients)
+            own = self._own[chosen] - self._owed[chosen]
         fingerprint = torch.cat([chosen, self._basis_fingerprint()])
-        reduced = self._sum("values", [mine[chosen], self._dense], fingerprint)
+        reduced = self._sum("values", [own, self._dense], fingerprint)
         if reduced is None:
             return None
         (sums, dense_sums), (sent, _) = reduced
         with self._recorder.phase("decode"):
             self._coefficients.zero_()[chosen] = sums
-            summed = self._split(self._coefficients)
-            for (name, basis), coefficients in zip(self._bases.items(), summed, strict=True):
-                self._applied[name] = basis.expand(coefficients)
+            for name, coefficients in self._split(self._coefficients).items():
+                self._applied[name] = self._bases[name].expand(coefficients)
         self._chosen = (chosen, sent)
         return Update(sums=_IN_FACTORS, indices=None, sent=None, dense_sums=dense_sums)
 
@@ -136,26 +136,28 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         self._energy[chosen] = _ENERGY_DECAY * self._energy[chosen] + (1 - _ENERGY_DECAY) * seen
         self._age += 1.0
         self._age[chosen] = 1.0
-        summed = self._split(self._coefficients)
-        for basis, coefficients in zip(self._bases.values(), summed, strict=True):
-            basis.follow(coefficients, self._config.direction_decay)
+        for name, coefficients in self._split(self._coefficients).items():
+            self._bases[name].follow(coefficients, self._config.direction_decay)
 
-    def _take_out_owed(self, vector: Tensor) -> None:
-        """Take out of a residual or corrected gradient what has been sent since the last refresh.
+    def _take_out_owed(self, segment: Segment, vector: Tensor) -> None:
+        """Take out of one parameter's part of a vector what has been sent since the last refresh.
 
         One product per refresh instead of one per step: sums along the same directions add up.
         """
-        owed = self._split(self._owed)
-        for segment, coefficients in zip(self._layout.compressed, owed, strict=True):
-            left, right = self._bases[segment.name].expand(coefficients)
-            segment.matrix_view(vector).addmm_(left, right, alpha=-1.0)
+        left, right = self._bases[segment.name].expand(self._owed_of[segment.name])
+        segment.matrix_view(vector).addmm_(left, right, alpha=-1.0)
 
     # ---- refresh ------------------------------------------------------------------------------------
 
-    def _refresh(self) -> Update | None:
+    def _sketch(self, segment: Segment) -> None:
+        """Sketch this worker's corrected gradient of one parameter."""
         with self._recorder.phase("encode"):
-            self._take_out_owed(self._corrected)
-            sketches = [matrix @ self._sketch_columns(s) for s, _, matrix in self._matrices]
+            self._take_out_owed(segment, self._corrected)
+            matrix = segment.matrix_view(self._corrected)
+            self._own_sketches[segment.name] = matrix @ self._sketch_columns(segment)
+
+    def _refresh(self) -> Update | None:
+        sketches = [self._own_sketches[segment.name] for segment in self._layout.compressed]
         reduced = self._sum("sketch", [*sketches, self._dense], self._basis_fingerprint())
         if reduced is None:
             return None
@@ -163,8 +165,11 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         with self._recorder.phase("select"):
             ranges = [orthonormal(sketch) for sketch in merged]
         with self._recorder.phase("encode"):
-            factors = [q.mT @ m for q, (_, _, m) in zip(ranges, self._matrices, strict=True)]
-        reduced = self._sum("factors", factors, torch.empty(0, dtype=torch.int64))
+            factors = [
+                q.mT @ segment.matrix_view(self._corrected)
+                for q, segment in zip(ranges, self._layout.compressed, strict=True)
+            ]
+        reduced = self._sum("factors", factors, None)
         if reduced is None:
             return None
         with self._recorder.phase("decode"):
@@ -184,7 +189,8 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         first = self._last_refresh is None
         elapsed = 1 if self._last_refresh is None else self._step - self._last_refresh
         energies, ages = self._split(self._energy), self._split(self._age)
-        for (name, basis), energy, age in zip(self._bases.items(), energies, ages, strict=True):
+        for name, basis in self._bases.items():
+            energy, age = energies[name], ages[name]
             q, factor = self._applied[name]
             found = Refreshed(range_basis=q, factor=factor)
             before = basis.coefficients_of(found).square_()
@@ -204,9 +210,9 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
 
     # ---- both ---------------------------------------------------------------------------------------
 
-    def _split(self, flat: Tensor) -> list[Tensor]:
+    def _split(self, flat: Tensor) -> dict[str, Tensor]:
         """View a vector of all coefficients as one (a, b) matrix per compressed parameter."""
-        return split_like(flat, self._shapes)
+        return dict(zip(self._bases, split_like(flat, self._shapes), strict=True))
 
     def _basis_fingerprint(self) -> Tensor:
         """Sum the bits of all bases, so that ranks which disagree about one stop; int64 `(1,)`."""
@@ -214,30 +220,6 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         return torch.stack([side.view(torch.int32).sum() for side in sides]).sum(
             dim=0, keepdim=True
         )
-
-    def _sum(
-        self, subject: str, parts: list[Tensor], agreed: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]] | None:
-        """Sum tensors over all ranks; None when all ranks give the step up.
-
-        Returns the sums and, as the wire carried them, this rank's own, all float32.
-        """
-        wire, shapes = self._wires[subject], [part.shape for part in parts]
-        values = torch.cat([part.flatten() for part in parts])
-        own, sums = torch.empty_like(values), torch.empty_like(values)
-        lanes = self._flag_and_lanes(agreed)
-        for exact in (False, True):
-            buffer = wire.pack(values, lanes, exact=exact)
-            wire.unpack(buffer, own)
-            self._all_reduce(buffer, f"allreduce_{subject}")
-            tail = buffer[values.numel() :].float()
-            if buffer.dtype == torch.float32 or tail[0] != 0 or torch.isfinite(buffer).all():
-                break
-        wire.unpack(buffer, sums)
-        if not self._accepts(sums, tail):
-            return None
-        wire.remember(sums)
-        return split_like(sums, shapes), split_like(own, shapes)
 
     def _write_average(
         self, segment: Segment, gradient: Tensor, update: Update, factor: float
@@ -282,7 +264,8 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
 
     def _kept(self) -> Tensor:
         kept = self._residual.clone()
-        self._take_out_owed(kept)
+        for segment in self._layout.compressed:
+            self._take_out_owed(segment, kept)
         return kept if self._mask is None else kept.mul_(self._mask)
 
     def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
@@ -304,7 +287,6 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
             "age": self._age.clone(),
             "owed": self._owed.clone(),
             "refreshes": [self._last_refresh, self._next_refresh],
-            "peaks": {subject: wire.peak for subject, wire in self._wires.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -329,8 +311,6 @@ class GsSgdReducer(CompressedReducer[GsSgdConfig]):
         self._age.copy_(state["age"])
         self._owed.copy_(state["owed"])
         self._last_refresh, self._next_refresh = state["refreshes"]
-        for subject, wire in self._wires.items():
-            wire.peak = float(state["peaks"][subject])
 
 
 def _spread(energies: Tensor) -> Tensor:

@@ -7,14 +7,15 @@ from typing import Literal
 
 from gsdist.errors import ConfigError
 from gsdist.reducers.agreement_lanes import LANES
-from gsdist.reducers.config import CompressedConfig, check_fields
+from gsdist.reducers.config import check_fields
+from gsdist.reducers.factors import FactorConfig
 from gsdist.reducers.layout import FlatLayout
 
 __all__ = ["ByteBudget", "GsSgdConfig", "steps_to_next_refresh"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GsSgdConfig(CompressedConfig):
+class GsSgdConfig(FactorConfig):
     """Configure gs-SGD."""
 
     compression: float = 30.0
@@ -37,18 +38,13 @@ class GsSgdConfig(CompressedConfig):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        # Not super(): dataclasses with slots are made twice, and super() would see the first.
-        CompressedConfig.__post_init__(self)
+        FactorConfig.__post_init__(self)
         checks = {
             "compression": (1 <= self.compression < math.inf, "at least 1"),
             "refresh_interval": (self.refresh_interval >= 1, "at least 1"),
             "refresh_share": (0 < self.refresh_share < 1, "between 0 and 1"),
             "direction_decay": (0 < self.direction_decay < 1, "between 0 and 1"),
             "max_directions": (self.max_directions >= 1, "at least 1"),
-            "wire_dtype": (
-                self.wire_dtype in ("float32", "float16"),
-                '"float32" or "float16"',
-            ),
             "seed": (0 <= self.seed < 2**64, "in 0..2**64-1"),
         }
         check_fields(self, checks)

@@ -31,7 +31,7 @@ from torch import Tensor
 from gsdist.collectives import tree_all_reduce_sum
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.gs_sgd_paper_config import ExchangeSizes, GsSgdPaperConfig
-from gsdist.reducers.protocol import GradientBucket
+from gsdist.reducers.layout import Segment
 from gsdist.reducers.wire import SumWire
 from gsdist.sketch import CountSketch, SketchFormat
 from gsdist.sketch.select import top_k
@@ -85,14 +85,10 @@ class GsSgdPaperReducer(CompressedReducer[GsSgdPaperConfig]):
         whole_vector = self._config.preselect_factor == 0
         return whole_vector and not self._config.deterministic and not self._warming_up
 
-    def _absorbed(self, bucket: GradientBucket) -> None:
-        if not self._sketches_on_push:
-            return
-        with self._recorder.phase("encode"):
-            for slice_ in bucket.slices:
-                if slice_.segment.compressed:
-                    part = slice_.segment.flat_view(self._corrected)
-                    self._sketch.encode(part, slice_.segment.offset)
+    def _absorbed(self, segment: Segment) -> None:
+        if self._sketches_on_push:
+            with self._recorder.phase("encode"):
+                self._sketch.encode(segment.flat_view(self._corrected), segment.offset)
 
     def _exchange(self) -> Update | None:
         self._complete_sketch()

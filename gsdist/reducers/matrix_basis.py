@@ -3,14 +3,12 @@
 Pure functions and one small state; all ranks compute the same from the same merged sums.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-__all__ = ["MatrixBasis", "Refreshed", "orthonormal", "sketch_columns", "split_like"]
+__all__ = ["MatrixBasis", "Refreshed", "orthonormal", "sketch_columns"]
 
 _NEGLIGIBLE = 1e-6
 """Share of the largest eigenvalue below which a direction counts as unknown."""
@@ -137,12 +135,3 @@ def sketch_columns(columns: int, rank: int, seed: int) -> Tensor:
     buckets = torch.randperm(columns, generator=generator).remainder_(rank).unsqueeze(1)
     signs = torch.randint(2, (columns, 1), generator=generator).float().mul_(2).sub_(1)
     return torch.zeros(columns, rank).scatter_(1, buckets, signs)
-
-
-def split_like(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """View the beginning of a vector as tensors of these shapes, one after the other."""
-    ends = list(accumulate((shape.numel() for shape in shapes), initial=0))
-    return [
-        flat[start:end].view(shape)
-        for start, end, shape in zip(ends[:-1], ends[1:], shapes, strict=True)
-    ]

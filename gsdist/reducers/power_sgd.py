@@ -10,7 +10,8 @@ P       (n, rank): sum over workers of M_i Q, orthonormalised
 Q       (m, rank): sum over workers of M_i^T P; P Q^T is the update
 ======  =============================================================
 
-Collectives per step: one all-reduce of all P, dense set and agreement lanes, one of all Q.
+Collectives per step: one all-reduce of all P, dense set and agreement lanes, one of all Q and lanes. A
+half-precision sum that overflows is repeated in float32.
 """
 
 from collections.abc import Mapping
@@ -20,17 +21,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsdist.reducers.compressed import CompressedReducer, Update
-from gsdist.reducers.config import CompressedConfig, check_fields
+from gsdist.reducers.compressed import Update
+from gsdist.reducers.config import check_fields
 from gsdist.reducers.draw_seed import draw_seed
+from gsdist.reducers.factors import FactorConfig, FactorReducer
 from gsdist.reducers.layout import Segment
-from gsdist.reducers.matrix_basis import orthonormal, split_like
+from gsdist.reducers.matrix_basis import orthonormal
 
 __all__ = ["PowerSgdConfig", "PowerSgdReducer"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PowerSgdConfig(CompressedConfig):
+class PowerSgdConfig(FactorConfig):
     """Configure PowerSGD."""
 
     rank: int = 2
@@ -42,7 +44,7 @@ class PowerSgdConfig(CompressedConfig):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        CompressedConfig.__post_init__(self)
+        FactorConfig.__post_init__(self)
         checks = {
             "rank": (self.rank >= 1, "at least 1"),
             "seed": (0 <= self.seed < 2**32, "in 0..2**32-1"),
@@ -50,10 +52,11 @@ class PowerSgdConfig(CompressedConfig):
         check_fields(self, checks)
 
 
-class PowerSgdReducer(CompressedReducer[PowerSgdConfig]):
+class PowerSgdReducer(FactorReducer[PowerSgdConfig]):
     """Average low-rank approximations of the corrected gradients."""
 
     def _allocate(self) -> None:
+        super()._allocate()
         segments = self._layout.compressed
         self._right = {segment.name: self._random_right(segment) for segment in segments}
 
@@ -71,26 +74,23 @@ class PowerSgdReducer(CompressedReducer[PowerSgdConfig]):
                 self._right = {s.name: self._random_right(s) for s in segments}
             matrices = [segment.matrix_view(self._corrected) for segment in segments]
             left = [m @ self._right[s.name] for m, s in zip(matrices, segments, strict=True)]
-        shapes = [factor.shape for factor in left]
-        tail = torch.cat([self._dense, self._flag_and_lanes(indices=None)])
-        buffer = torch.cat([*(factor.flatten() for factor in left), tail])
-        self._all_reduce(buffer, "allreduce_left")
-        sums = buffer[: buffer.numel() - tail.numel() + self._layout.dense_size]
-        if not self._accepts(sums, buffer[sums.numel() :]):
+        reduced = self._sum("left", [*left, self._dense], None)
+        if reduced is None:
             return None
+        left, dense_sums = reduced[0][:-1], reduced[0][-1]
         with self._recorder.phase("select"):
-            left = [orthonormal(factor) for factor in split_like(buffer, shapes)]
+            left = [orthonormal(factor) for factor in left]
         with self._recorder.phase("encode"):
             right = [m.mT @ p for m, p in zip(matrices, left, strict=True)]
-        right_buffer = torch.cat([factor.flatten() for factor in right])
-        self._all_reduce(right_buffer, "allreduce_right")
-        right = split_like(right_buffer, [factor.shape for factor in right])
+        reduced = self._sum("right", right, None)
+        if reduced is None:
+            return None
+        right = reduced[0]
         with self._recorder.phase("decode"):
             approximation = torch.zeros_like(self._corrected)
             for segment, p, q in zip(segments, left, right, strict=True):
                 segment.matrix_view(approximation).copy_(p @ q.mT)
                 self._right[segment.name] = q
-        dense_sums = sums[sums.numel() - self._layout.dense_size :]
         return Update(sums=approximation, indices=None, sent=None, dense_sums=dense_sums)
 
     def _remove_sent(self, update: Update) -> None:

@@ -56,6 +56,7 @@ METHODS: Mapping[str, ReducerConfig] = {
     "sketched-sgd float32": SketchedSgdConfig(**SPARSE, wire_dtype="float32"),
     "random-k": RandomKConfig(**SPARSE),
     "power-sgd": PowerSgdConfig(**COMMON, rank=2),
+    "power-sgd float16": PowerSgdConfig(**COMMON, rank=2, wire_dtype="float16"),
 }
 EVERYTHING: Mapping[str, ReducerConfig] = {
     "gs-sgd": GsSgdConfig(**COMMON, compression=1.0, wire_dtype="float32"),
@@ -309,19 +310,24 @@ def test_power_sgd_update_has_the_asked_rank(results: list[dict[str, Any]]) -> N
             assert int((values > 1e-5 * values[0]).sum()) == 2
 
 
-@pytest.mark.parametrize("method", ["gs-sgd", "gs-sgd-paper", "proposals", "random-k", "power-sgd"])
+@pytest.mark.parametrize(
+    "method",
+    ["gs-sgd", "gs-sgd-paper", "proposals", "random-k", "power-sgd", "power-sgd float16"],
+)
 def test_payload_does_not_grow_with_workers(results: list[dict[str, Any]], method: str) -> None:
     """Proposals shrink with P and fill up the exact round only as far as they differ."""
-    payload = results[0]["runs"][method][2][2]
+    payload = results[0]["runs"][method][-1][2]
     dense_set = sum(torch.Size(SHAPES[name]).numel() for name in ("bias", "small"))
     lanes = 4 * (1 + 32)
+    power_sgd = 2 * (40 + 30 + 70 + 50 + 20 + 33) + dense_set + 2 * (1 + 32)
     bounds = {
         # a quarter of 10 steps' bytes lets a refresh have 10, 18 and 7 columns, in two rounds
         "gs-sgd": 4 * (10 * 70 + 18 * 120 + 7 * 53 + dense_set) + 2 * lanes,
         "gs-sgd-paper": 2 * 5 * 128 + 4 * 4 * K + 4 * dense_set + lanes + 2,
         "proposals": 4 * 2 * (K + 1) + 4 * 2 * (K + 5) + 4 * dense_set + lanes,
         "random-k": 4 * K + 4 * dense_set + lanes,
-        "power-sgd": 4 * 2 * (40 + 30 + 70 + 50 + 20 + 33) + 4 * dense_set + lanes,
+        "power-sgd": 4 * power_sgd,
+        "power-sgd float16": 2 * power_sgd,
     }
     assert payload <= bounds[method]
     if method != "proposals":

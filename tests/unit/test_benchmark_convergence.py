@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from benchmarks.convergence.gradients import Objective, worker_gradients
 from benchmarks.convergence.methods import DENSE, METHODS, settings_of
 from benchmarks.convergence.oracle import OracleConfig
 from benchmarks.convergence.run import Curves, train, trained_steps
-from benchmarks.convergence.table import Cell, keep, summarize
+from benchmarks.convergence.table import Cell, keep, rows_of, summarize
 from benchmarks.convergence.workloads import Training, open_workload, training_batches
 from gsdist.models import build_model
 from gsdist.reducers import DenseConfig, GsSgdPaperConfig
@@ -227,6 +227,25 @@ def test_finished_rows_are_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 5
     keep(None, DIGITS, cell, make)
     assert len(made) == 6
+
+
+def test_rows_of_an_earlier_report_are_not_run_again(tmp_path: Path) -> None:
+    def make(training: Training, cell: Cell) -> dict[str, Any]:
+        place = {"method": cell.method, "workers": cell.workers, "budget": cell.budget}
+        settings = {"training": asdict(training), "config": asdict(cell.config or DenseConfig())}
+        return {**place, **settings, "seed": cell.seed, "made": "then"}
+
+    def refuse(training: Training, cell: Cell) -> dict[str, Any]:
+        raise AssertionError("is known")
+
+    cell = Cell(method=DENSE, workers=2, budget=1.0, seed=0, config=DenseConfig())
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"rows": [make(DIGITS, cell)]}))
+    known = rows_of([report])
+    assert keep(None, DIGITS, cell, refuse, known)["made"] == "then"
+    for other in (replace(cell, seed=1), replace(cell, config=DenseConfig(wire_dtype="float16"))):
+        with pytest.raises(AssertionError, match="is known"):
+            keep(None, DIGITS, other, refuse, known)
 
 
 def test_summary_is_paired_by_seed() -> None:
