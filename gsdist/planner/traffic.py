@@ -175,7 +175,10 @@ def _power_sgd(config: PowerSgdConfig, layout: FlatLayout, ranks: int) -> tuple[
         rows, columns = segment.matrix_shape
         rank = min(config.rank, rows, columns)
         left, right = left + rank * rows, right + rank * columns
-    return _once(_all_reduce(_WORD * left + _tail(layout)), _all_reduce(_WORD * right))
+    item, lanes = torch_dtype(config.wire_dtype).itemsize, 1 + LANES
+    return _once(
+        _all_reduce(item * (left + layout.dense_size + lanes)), _all_reduce(item * (right + lanes))
+    )
 
 
 _STEPS: Mapping[type[ReducerConfig], Callable[[Any, FlatLayout, int], tuple[Step, ...]]] = (
