@@ -8,7 +8,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.utils.data import default_collate
 
-from gsdist.collectives import gather_json, probe_link
+from gsdist.collectives import gather_json, probe_link, share_faults
 from gsdist.errors import ConfigError
 from gsdist.planner import CANDIDATES, Plan, Situation, local_seconds, make_plan
 from gsdist.reducers import DenseConfig, ReducerConfig, SparseConfig
@@ -29,35 +29,38 @@ def choose_reducer(run: RunConfig, workload: Workload) -> tuple[RunConfig, str]:
     Seeds torch's global generator, as the run will again.
 
     Raises:
-        ConfigError: workers are averaged inside nodes first, so that there is not one kind of link.
+        ConfigError: the run has nodes or outer steps, which the planner knows nothing of.
+        GsdistError: what is wrong with the data, on every rank.
 
     Collectives: those of `probe_link`; some all-gathers.
     """
     config = run.train
     if dist.get_world_size() == 1:
         return replace(run, reducer=DenseConfig()), "auto: dense, as there is only one worker"
-    if config.node_size is not None:
-        raise ConfigError(
-            f'reducer is "auto" with node_size={config.node_size}; auto measures one link for all workers, '
-            "name the reducer to be used between nodes"
-        )
+    for name in ("node_size", "outer_interval"):
+        if getattr(config, name) is not None:
+            raise ConfigError(
+                f'reducer is "auto" with {name}={getattr(config, name)}; auto compares exchanges of every '
+                "step between all workers, name the reducer to be used"
+            )
     plan = _plan(config, workload)
     return replace(run, reducer=_fitted(plan.chosen.candidate.config, config)), _explained(plan)
 
 
 def _plan(config: TrainConfig, workload: Workload) -> Plan:
-    randomness.seed_everything(config.seed)
-    model = workload.build_model()
-    shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad}
-    compute = max(gather_json(_compute_seconds(config, workload, model)))
-    measured = gather_json(local_seconds(CANDIDATES.values(), shapes))
-    slowest = {name: max(one[name] for one in measured) for name in measured[0]}
+    with share_faults():
+        randomness.seed_everything(config.seed)
+        model = workload.build_model()
+        shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad}
+        compute = config.accumulation * _compute_seconds(config, workload, model)
+        local = local_seconds(CANDIDATES.values(), shapes)
+    measured = gather_json([compute, local])
     situation = Situation(
         ranks=dist.get_world_size(),
         link=probe_link(),
-        # with outer steps, all that is computed between two exchanges
-        compute_seconds=compute * config.accumulation * (config.outer_interval or 1),
+        compute_seconds=max(compute for compute, _ in measured),
     )
+    slowest = {name: max(local[name] for _, local in measured) for name in local}
     return make_plan(shapes, slowest, situation)
 
 
@@ -77,7 +80,7 @@ def _compute_seconds(config: TrainConfig, workload: Workload, model: Any) -> flo
 
 def _fitted(reducer: ReducerConfig, config: TrainConfig) -> ReducerConfig:
     """Apply momentum before compression where the method gains by it and the optimizer has any."""
-    takes_over = config.optimizer == "sgd" and config.momentum > 0 and not config.outer_interval
+    takes_over = config.optimizer == "sgd" and config.momentum > 0
     if isinstance(reducer, SparseConfig) and takes_over:
         return replace(reducer, momentum="local")
     return reducer
@@ -89,7 +92,7 @@ def _explained(plan: Plan) -> str:
     ratio = chosen.quality_seconds / baseline.step_seconds
     return (
         f"auto: {chosen.name}. Measured {8e-6 * link.bandwidth:,.0f} Mb/s, {1e3 * link.latency:.3g} ms per "
-        f"message, {plan.situation.compute_seconds:.3g} s of computing per exchange; predicted "
+        f"message, {plan.situation.compute_seconds:.3g} s of computing per step; predicted "
         f"{chosen.step_seconds:.3g} s with {chosen.step_factor.factor:.2f} times the steps of dense "
         f"training, against {baseline.step_seconds:.3g} s of {baseline.name}: {ratio:.2f} of its time"
     )

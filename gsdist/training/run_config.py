@@ -80,6 +80,8 @@ class RunConfig:
             dropped |= {"epochs", "steps"}  # then a run may be made longer
         elif self.train.steps is not None:
             dropped |= {"epochs"}
+        if self.train.outer_interval is None:
+            dropped |= {"outer_learning_rate", "outer_momentum", "outer_fragments"}
         train = {name: value for name, value in tables["train"].items() if name not in dropped}
         return flatten({**tables, "train": train})
 
