@@ -18,8 +18,10 @@ from gsdist.planner import (
     CANDIDATES,
     Plan,
     Situation,
+    Variation,
     local_seconds,
     make_plan,
+    simulate,
     transformer_shapes,
 )
 from gsdist.training import detect_launch, process_group
@@ -39,7 +41,7 @@ examples:
   torchrun --nproc-per-node 2 -m gsdist plan --params 25e6 --compute 0.3
   gsdist plan --world-size 64 --bandwidth 1Gbit --latency 1ms --params 25e6
   gsdist plan --world-size 1024 --bandwidth 1Gbit --latency 20ms --params 7e9 \\
-      --compute 2 --compression-speed 50
+      --compute 2 --compression-speed 50 --spread 0.2 --workers-per-link 8
 """
 
 
@@ -60,11 +62,16 @@ class PlanOptions:
     """Latency to assume of a message, such as 50us or 20ms."""
     compression_speed: float = 1.0
     """How many times faster than this machine the workers' machines compress."""
+    spread: float = 0.0
+    """Also simulate steps of workers whose computing times differ so much: 0.2 is about 20 %."""
+    workers_per_link: int = 1
+    """Also simulate steps when so many consecutive workers share one link to all others."""
     json: bool = False
     """Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        self.variation()
         if self.compute < 0:
             raise ConfigError(f"compute is {self.compute}; it must be at least 0")
         if self.compression_speed <= 0:
@@ -77,6 +84,11 @@ class PlanOptions:
                 "a projection needs --world-size, --bandwidth and --latency together; give all three, or "
                 "none of them under torchrun to measure"
             )
+
+    def variation(self) -> Variation | None:
+        """Return what makes workers and links unequal; None: nothing is simulated."""
+        variation = Variation(spread=self.spread, workers_per_link=self.workers_per_link)
+        return None if variation == Variation() else variation
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -91,11 +103,13 @@ def main(arguments: Sequence[str]) -> int:
     plan = _measure(options, shapes) if options.world_size is None else _project(options, shapes)
     if os.environ.get("RANK", "0") == "0":
         kind = "measured" if options.world_size is None else "projection"
-        print(
-            json.dumps({"kind": kind} | plan.to_mapping(), indent=1)
-            if options.json
-            else plan_text(plan, kind)
-        )
+        variation = options.variation()
+        simulated = simulate(plan, shapes, variation) if variation else {}
+        if options.json:
+            content = {"kind": kind, **plan.to_mapping(), "simulated_step_seconds": simulated}
+            print(json.dumps(content, indent=1))
+        else:
+            print("\n".join([plan_text(plan, kind), *_simulation(plan, simulated, options)]))
     return 0
 
 
@@ -152,6 +166,21 @@ def plan_text(plan: Plan, kind: str) -> str:
     lines += [f"{name:<16}left out: {reason}"[:80] for name, reason in plan.unfit.items()]
     lines += ["", *_explanation(plan)]
     return "\n".join(lines)
+
+
+def _simulation(plan: Plan, simulated: Mapping[str, float], options: PlanOptions) -> list[str]:
+    if not simulated:
+        return []
+    lines = [
+        "",
+        f"simulated, spread {options.spread:g}, {options.workers_per_link} worker(s) per link; a projection",
+        f"{'method':<16}{'s/step':>9}{'to quality':>12}",
+    ]
+    for one in plan.predictions:
+        if one.name in simulated and one.step_factor is not None:
+            ratio = simulated[one.name] * one.step_factor.factor / simulated[plan.baseline.name]
+            lines.append(f"{one.name:<16}{simulated[one.name]:>9.3g}{ratio:>12.2f}")
+    return lines
 
 
 def _explanation(plan: Plan) -> list[str]:

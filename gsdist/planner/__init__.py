@@ -2,7 +2,7 @@
 
 from gsdist.planner.candidates import BASELINE, CANDIDATES, Candidate
 from gsdist.planner.measure import local_seconds
-from gsdist.planner.plan import Plan, make_plan
+from gsdist.planner.plan import Plan, make_plan, simulate
 from gsdist.planner.prediction import (
     Prediction,
     Situation,
@@ -11,6 +11,7 @@ from gsdist.planner.prediction import (
     predict,
 )
 from gsdist.planner.shapes import transformer_shapes
+from gsdist.planner.simulation import Variation
 from gsdist.planner.step_factors import StepFactor, step_factor
 from gsdist.planner.traffic import cost_per_step
 
@@ -22,12 +23,14 @@ __all__ = [
     "Prediction",
     "Situation",
     "StepFactor",
+    "Variation",
     "break_even_bandwidth",
     "choose",
     "cost_per_step",
     "local_seconds",
     "make_plan",
     "predict",
+    "simulate",
     "step_factor",
     "transformer_shapes",
 ]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gsdist.errors import ConfigError
 from gsdist.planner.candidates import BASELINE, CANDIDATES, Candidate
@@ -17,9 +17,10 @@ from gsdist.planner.prediction import (
     choose,
     predict,
 )
+from gsdist.planner.simulation import Variation, simulate_step
 from gsdist.reducers import FlatLayout, lay_out
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "simulate"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,10 +84,7 @@ def make_plan(
 
     `local_seconds` holds each method's own computing per step, by name; methods it lacks do not fit.
     """
-    parameters = {
-        name: nn.Parameter(torch.empty(tuple(shape), device="meta"))
-        for name, shape in shapes.items()
-    }
+    parameters = _parameters(shapes)
     layouts: dict[str, FlatLayout] = {}
     named = {one.name: one for one in candidates}
     predictions, unfit = [], {}
@@ -115,6 +113,32 @@ def make_plan(
         break_even=break_even,
         unfit=unfit,
     )
+
+
+def simulate(
+    plan: Plan, shapes: Mapping[str, Sequence[int]], variation: Variation
+) -> dict[str, float]:
+    """Return the simulated seconds of a step, by name, of the plan's methods of known quality."""
+    parameters = _parameters(shapes)
+    return {
+        one.name: simulate_step(
+            one.candidate,
+            lay_out(one.candidate.config, parameters),
+            one.local_seconds,
+            plan.situation,
+            variation,
+        )
+        for one in plan.predictions
+        if one.step_factor is not None
+    }
+
+
+def _parameters(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Return parameters of these shapes on no device."""
+    return {
+        name: nn.Parameter(torch.empty(tuple(shape), device="meta"))
+        for name, shape in shapes.items()
+    }
 
 
 def _by_quality(prediction: Prediction) -> tuple[bool, float]:

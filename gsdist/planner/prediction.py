@@ -18,14 +18,22 @@ from gsdist.planner.step_factors import StepFactor, step_factor
 from gsdist.planner.traffic import cost_per_step
 from gsdist.reducers import DenseConfig, FlatLayout
 
-__all__ = ["SKEW", "Prediction", "Situation", "break_even_bandwidth", "choose", "predict"]
+__all__ = [
+    "HIDDEN_SHARE",
+    "SKEW",
+    "Prediction",
+    "Situation",
+    "break_even_bandwidth",
+    "choose",
+    "predict",
+]
 
 SKEW = 1.15
 """The slowest worker's local computing over the median one's; chosen on the exchange suite's cells above 10
 million parameters (`python -m benchmarks.plan`)."""
 _MARGIN = 0.2
 """By how much a compressing method must be ahead to be chosen: predictions are trusted that far."""
-_HIDDEN_SHARE = 2 / 3
+HIDDEN_SHARE = 2 / 3
 """Of a step's computing, what a dense exchange hides behind: the backward pass."""
 _SLOWEST, _FASTEST = 1e3, 1e13
 """Bandwidths, in bytes per second, between which a break-even is looked for."""
@@ -94,7 +102,7 @@ def _step_seconds(
     candidate: Candidate, cost: Cost, local_seconds: float, situation: Situation
 ) -> float:
     exchange = cost.seconds(situation.link) + SKEW * local_seconds
-    hidden = _HIDDEN_SHARE * situation.compute_seconds if candidate.is_dense else 0.0
+    hidden = HIDDEN_SHARE * situation.compute_seconds if candidate.is_dense else 0.0
     return situation.compute_seconds + max(0.0, exchange - hidden)
 
 

@@ -1,9 +1,11 @@
 """`gsdist plan`: units, what must be given together, the table and the JSON."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from gsdist.cli.main import main
 from gsdist.cli.plan import parse_bandwidth, parse_latency, plan_text
@@ -16,6 +18,15 @@ from gsdist.training import AutoConfig, RunConfig, TrainConfig
 from gsdist.workloads import ClassificationConfig
 
 ASSUMED = ["--world-size", "8", "--bandwidth", "100Mbit", "--latency", "1ms"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compress on one thread: on a busy machine two wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_a_projection_says_so_and_is_complete_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,6 +42,16 @@ def test_a_projection_says_so_and_is_complete_as_json(capsys: pytest.CaptureFixt
     assert names == set(CANDIDATES) - set(found["unfit"]) and found["chosen"] in names
     dense = next(method for method in found["methods"] if method["name"] == "dense")
     assert dense["bytes"] == 2 * 7 / 8 * 4 * found["num_parameters"]
+
+
+def test_simulated_steps_are_asked_for_and_labelled(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [*ASSUMED, "--compute", "1", "--spread", "0.3", "--workers-per-link", "4"]
+    assert main(["plan", "--params", "2e5", *asked]) == 0
+    text = capsys.readouterr().out
+    assert "simulated, spread 0.3, 4 worker(s) per link; a projection" in text
+    assert max(map(len, text.splitlines())) <= 80
+    simulated = text.split("simulated")[1]
+    assert "dense-bf16" in simulated and "random-k" not in simulated
 
 
 @pytest.mark.parametrize("mbit", [0.01, 1e3, 1e6])
