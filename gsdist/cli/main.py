@@ -27,6 +27,7 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "train": ("gsdist.cli.train", "train a workload on one or many workers"),
+    "plan": ("gsdist.cli.plan", "predict what each exchange method would cost"),
     "doctor": ("gsdist.cli.doctor", "check this installation"),
     "data": ("gsdist.cli.data", "fetch a data set"),
     "report": ("gsdist.cli.report", "compare runs on one HTML page"),
@@ -54,6 +55,7 @@ examples:
   gsdist data cifar10
   gsdist train classification --reducer gs-sgd --model resnet20
   torchrun --nproc-per-node 2 -m gsdist train classification
+  gsdist plan --world-size 64 --bandwidth 1Gbit --latency 1ms --params 25e6
   gsdist report runs/latest --output report.html
 
 `gsdist COMMAND --help` lists a command's options.
