@@ -110,7 +110,10 @@ def _parameters(model: str) -> dict[str, Any]:
 
 
 def judge_choices(cells: Iterable[tuple[Mapping[str, Any], Prediction]]) -> list[dict[str, Any]]:
-    """Return, per setting, what the planner chooses and how far it is from the best, in quality time."""
+    """Return, per setting, what the planner chooses and how far it is from the best, in quality time.
+
+    Settings in which dense exchange was not measured offer no choice and are left out.
+    """
     settings: dict[tuple[Any, ...], list[tuple[Mapping[str, Any], Prediction]]] = {}
     for row, predicted in cells:
         key = tuple(row[name] for name in ("file", "model", "ranks", "rate"))
@@ -118,6 +121,7 @@ def judge_choices(cells: Iterable[tuple[Mapping[str, Any], Prediction]]) -> list
     return [
         dict(zip(("file", "model", "ranks", "rate"), key, strict=True)) | _judge(inside)
         for key, inside in settings.items()
+        if any(predicted.candidate.is_dense for _, predicted in inside)
     ]
 
 
