@@ -17,7 +17,7 @@ symbol  here
 M_i     corrected gradient of one parameter of worker i as an (n, m) matrix
 S       (n, rank): merged Count-Sketch, the sum of M_i times `sketch_columns`
 Q       (n, rank): orthonormal basis of S
-U, V    (n, a), (m, b): directions of rows and columns known to all workers
+U, V    (n, a), (m, b): directions of rows and columns known to all workers; a side can be whole
 C       (a, b): coefficients of the sum of all M_i, U^T M V
 q       energy: mean square of what a coefficient gains per step
 t       age: steps since a coefficient was sent
