@@ -25,6 +25,7 @@ from gsdist.workloads import (
     ClassificationWorkload,
     LanguageConfig,
     LanguageWorkload,
+    distillation,
 )
 
 __all__ = ["main", "parse"]
@@ -32,6 +33,13 @@ __all__ = ["main", "parse"]
 _WORKLOADS: dict[str, tuple[Any, Any]] = {
     "classification": (ClassificationConfig, ClassificationWorkload),
     "language": (LanguageConfig, LanguageWorkload),
+    "kd": (distillation.KdConfig, distillation.KdWorkload),
+    "dkd": (distillation.DkdConfig, distillation.DkdWorkload),
+    "dist": (distillation.DistConfig, distillation.DistWorkload),
+    "hsakd-teacher": (distillation.HsakdTeacherConfig, distillation.HsakdTeacherWorkload),
+    "hsakd-student": (distillation.HsakdStudentConfig, distillation.HsakdStudentWorkload),
+    "hssakd-online": (distillation.HssakdOnlineConfig, distillation.HssakdOnlineWorkload),
+    "mcl": (distillation.MclConfig, distillation.MclWorkload),
 }
 _DEFAULT_REDUCER = "gs-sgd"
 _OPTIMIZERS = {
@@ -47,6 +55,12 @@ Train a workload on one or many workers.
 workloads:
   classification   image classification by cross-entropy
   language         byte-level language modelling with a GPT
+  kd               image classification with a trained teacher's logits (Hinton et al.)
+  dkd, dist        the same, target and other classes apart; the same, by correlations
+  hsakd-teacher    a network with a branch at every stage, which learns rotations, too
+  hsakd-student    image classification with such a teacher's logits and those of its branches
+  hssakd-online    two networks with branches that teach each other
+  mcl              networks that contrast each other's embeddings
 
 `gsdist train WORKLOAD --help` lists the options.
 """

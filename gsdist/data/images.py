@@ -43,6 +43,10 @@ class ImageDataset(Dataset[tuple[Tensor, int]], abc.ABC):
     @abc.abstractmethod
     def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
 
+    @abc.abstractmethod
+    def all_labels(self) -> Tensor:
+        """Return the labels of all images, int64 `(n,)`, without decoding any."""
+
 
 class ImageArrays(ImageDataset):
     """Keep a whole data set in memory.
@@ -68,3 +72,7 @@ class ImageArrays(ImageDataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Return one image, uint8 and contiguous, and its label."""
         return self.images[index].contiguous(), int(self.labels[index])
+
+    def all_labels(self) -> Tensor:
+        """Return the labels of all images."""
+        return self.labels

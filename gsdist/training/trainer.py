@@ -89,12 +89,15 @@ class Trainer:
         config = self._config
         self._training_data = self._workload.training_dataset()
         self._evaluation_data = self._workload.evaluation_dataset()
-        self._batches = TrainingBatches(
+        dealing = {
+            "batch_size": config.batch_size,
+            "rank": self._rank,
+            "world_size": self._world_size,
+            "seed": config.seed,
+        }
+        self._batches = self._workload.training_batches(**dealing) or TrainingBatches(
             len(self._training_data),  # type: ignore[arg-type]
-            batch_size=config.batch_size,
-            rank=self._rank,
-            world_size=self._world_size,
-            seed=config.seed,
+            **dealing,
         )
         self._steps_per_epoch = self._batches.batches_per_epoch // config.accumulation
         if self._steps_per_epoch == 0:
@@ -293,6 +296,9 @@ class Trainer:
             directory = self._config.run_dir
             summary.curves.update(curves_of(metrics.read_records(directory / metrics.FILE_NAME)))
             _write(directory / SUMMARY_FILE, summary.to_json())
+            if self._config.save_model is not None:
+                self._config.save_model.parent.mkdir(parents=True, exist_ok=True)
+                torch.save(self._learner.model.state_dict(), self._config.save_model)
         return summary
 
     # ---- checkpoints --------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from gsdist.models import Normalization, build_model, check_model
 from gsdist.models.cifar_resnet import Shortcut
 from gsdist.workloads.contract import LossParts, Workload
 
-__all__ = ["ClassificationConfig", "ClassificationWorkload"]
+__all__ = ["ClassificationConfig", "ClassificationWorkload", "classification_sums"]
 
 Batch = tuple[Tensor, Tensor]
 
@@ -128,22 +128,31 @@ class ClassificationWorkload(Workload):
     def evaluate(
         self, model: nn.Module, batches: Iterable[Batch]
     ) -> Mapping[str, tuple[float, float]]:
-        """Sum up top-1 hits as "accuracy" and cross-entropy without smoothing as "loss"."""
+        """Sum up over images what `metric_sums` measures."""
         was_training = model.training
         model.eval()
-        images_seen, hits, loss_sum = 0, 0.0, 0.0
-        totals: list[Tensor] = []
+        names = self.metric_names(model)
+        images_seen = 0
+        totals = [torch.zeros(len(names), dtype=torch.float64)]
         with torch.no_grad():
             for images, labels in batches:
-                logits = model(images)
                 images_seen += len(labels)
-                loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-                totals.append(torch.stack([(logits.argmax(1) == labels).sum(), loss]).double())
+                sums = self.metric_sums(model, images, labels)
+                totals.append(torch.stack([sums[name].double() for name in names]))
         model.train(was_training)
-        if totals:
-            # One transfer from the device for all batches.
-            hits, loss_sum = torch.stack(totals).sum(0).tolist()
-        return {"accuracy": (hits, float(images_seen)), "loss": (loss_sum, float(images_seen))}
+        # One transfer from the device for all batches.
+        result = torch.stack([total.to(totals[-1].device) for total in totals]).sum(0).tolist()
+        return {
+            name: (value, float(images_seen)) for name, value in zip(names, result, strict=True)
+        }
+
+    def metric_names(self, model: nn.Module) -> tuple[str, ...]:
+        """List what `metric_sums` measures."""
+        return ("accuracy", "loss")
+
+    def metric_sums(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Count top-1 hits as "accuracy" and sum up cross-entropy without smoothing as "loss"."""
+        return classification_sums(model(images), labels)
 
     @cached_property
     def _training_data(self) -> ImageDataset:
@@ -161,3 +170,9 @@ class ClassificationWorkload(Workload):
     def _evaluation_data(self) -> ImageDataset:
         config = self.config
         return load_dataset(config.data, "test", config.data_root, image_size=config.image_size)
+
+
+def classification_sums(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Count top-1 hits of logits `(N, C)` as "accuracy" and sum up their cross-entropy as "loss"."""
+    loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+    return {"accuracy": (logits.argmax(1) == labels).sum(), "loss": loss}

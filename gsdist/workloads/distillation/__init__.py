@@ -1,0 +1,26 @@
+"""Offer the distillation workloads: students of a trained teacher, teachers, and peers."""
+
+from gsdist.workloads.distillation.dist import DistConfig, DistWorkload
+from gsdist.workloads.distillation.dkd import DkdConfig, DkdWorkload
+from gsdist.workloads.distillation.hsakd_student import HsakdStudentConfig, HsakdStudentWorkload
+from gsdist.workloads.distillation.hsakd_teacher import HsakdTeacherConfig, HsakdTeacherWorkload
+from gsdist.workloads.distillation.hssakd_online import HssakdOnlineConfig, HssakdOnlineWorkload
+from gsdist.workloads.distillation.kd import KdConfig, KdWorkload
+from gsdist.workloads.distillation.mcl import MclConfig, MclWorkload
+
+__all__ = [
+    "DistConfig",
+    "DistWorkload",
+    "DkdConfig",
+    "DkdWorkload",
+    "HsakdStudentConfig",
+    "HsakdStudentWorkload",
+    "HsakdTeacherConfig",
+    "HsakdTeacherWorkload",
+    "HssakdOnlineConfig",
+    "HssakdOnlineWorkload",
+    "KdConfig",
+    "KdWorkload",
+    "MclConfig",
+    "MclWorkload",
+]
