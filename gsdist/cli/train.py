@@ -27,6 +27,7 @@ from gsdist.workloads import (
     LanguageWorkload,
     distillation,
 )
+from gsdist.workloads.distillation.presets import PAIRS, preset
 
 __all__ = ["main", "parse"]
 
@@ -121,7 +122,7 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
         tables.pop("reducer", None)  # the settings of another exchange method
     file_optimizer = tables.get("train", {}).get("optimizer")
     optimizer = _peek(arguments, "--optimizer") or file_optimizer or "sgd"
-    options_class = _options_class(workload, reducer, optimizer)
+    options_class = _options_class(workload, reducer, optimizer, _peek(arguments, "--pair"))
     defaults = options_class()
     if file is not None:
         defaults = _parse_file(options_class, workload, tables, file)
@@ -141,10 +142,15 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
     return run, options.json
 
 
-def _options_class(workload: str, reducer: str, optimizer: str) -> Any:
+def _options_class(workload: str, reducer: str, optimizer: str, pair: str | None) -> Any:
     """Make a dataclass of all options; those of workload and training stand at the top level."""
     workload_class = _WORKLOADS[workload][0]
+    workload_default = workload_class()
     train = _OPTIMIZERS.get(optimizer, _OPTIMIZERS["sgd"])  # tyro refuses other names
+    if pair is not None:
+        workload_settings, train_settings = preset(pair, workload)
+        workload_default = workload_class(**workload_settings)
+        train = dataclasses.replace(train, **train_settings)
     settings: Any = REDUCER_CONFIGS[reducer]()
     if isinstance(settings, SparseConfig) and train.optimizer == "sgd":
         # The trainer owns the optimizer, so momentum correction is the default where it has momentum.
@@ -162,10 +168,16 @@ def _options_class(workload: str, reducer: str, optimizer: str) -> Any:
         "json": option(
             str | None, None, help="Write the summary as JSON to this file; - is standard output."
         ),
+        "pair": option(
+            str | None,
+            None,
+            help="Distillation: begin with the published settings of TEACHER:STUDENT on CIFAR-100, "
+            f"one of {', '.join(PAIRS)}.",
+        ),
         "reducer_name": option(names, reducer, name="reducer", help="How gradients are exchanged."),
         "workload": (
             Annotated[workload_class, top_level],
-            dataclasses.field(default=workload_class()),
+            dataclasses.field(default=workload_default),
         ),
         "train": (Annotated[TrainConfig, top_level], dataclasses.field(default=train)),
         "reducer": (type(settings), dataclasses.field(default=settings)),

@@ -4,16 +4,18 @@ Source: Yang et al., Hierarchical Self-supervised Augmented Knowledge Distillati
 and appendix.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from gsdist.errors import ConfigError
 from gsdist.models.layers import initialise_convolutions
 from gsdist.models.normalization import Normalization, replace_batch_norm
 from gsdist.models.staged import StagedNetwork
 
-__all__ = ["BranchedNetwork", "BranchedOutput", "make_branches"]
+__all__ = ["BranchedNetwork", "BranchedOutput", "make_branches", "strip_branches"]
 
 
 class BranchedOutput(NamedTuple):
@@ -94,3 +96,21 @@ class BranchedNetwork(nn.Module):
         return BranchedOutput(
             logits, [branch(tap) for branch, tap in zip(self.branches, taps, strict=True)]
         )
+
+
+def strip_branches(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keep of a `BranchedNetwork`'s state what belongs to the network itself, under its own names.
+
+    Raises:
+        ConfigError: the state is of no network with branches.
+    """
+    prefix = "backbone."
+    kept = {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
+    if not kept:
+        raise ConfigError(
+            f"no name begins with {prefix!r}: these are not the weights of a network with branches "
+            f"({', '.join(list(state)[:3])}, ...)"
+        )
+    return kept

@@ -34,7 +34,7 @@ class ClassificationConfig:
     """Network: resnet8/14/20/32/44/56/110 or wrn-D-K for small images, mlp, or any classification
     model of torchvision (resnet50, vit_b_16, ...)."""
     data: str = "cifar10"
-    """Data set: cifar10, fashion-mnist, digits, image-folder or imagenet."""
+    """Data set: cifar10, cifar100, fashion-mnist, digits, image-folder, tiny-imagenet or imagenet."""
     data_root: str | None = None
     """Folder that holds the data; default GSDIST_DATA, then ~/.cache/gsdist/data."""
     image_size: int | None = None

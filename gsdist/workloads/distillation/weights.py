@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gsdist.errors import CheckpointError
 
-__all__ = ["frozen_network", "load_weights", "verified_hash"]
+__all__ = ["frozen_network", "load_weights", "read_weights", "verified_hash"]
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -38,6 +38,21 @@ def verified_hash(path: Path, expected: str | None) -> str:
     return found
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read what `--save-model` wrote: parameters and buffers by name, on the CPU.
+
+    Raises:
+        CheckpointError: the file cannot be read or is none of weights.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is not a file of weights: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path} is not a file of weights: it holds no tensors by name")
+    return state
+
+
 def load_weights(network: nn.Module, path: Path, *, assign: bool = False) -> None:
     """Fill a network with what `--save-model` wrote: parameters and buffers by name.
 
@@ -47,9 +62,9 @@ def load_weights(network: nn.Module, path: Path, *, assign: bool = False) -> Non
         CheckpointError: not a file of weights, or weights of another network.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_weights(path)
         network.load_state_dict(state, assign=assign)
-    except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+    except RuntimeError as error:
         raise CheckpointError(
             f"{path} does not hold the weights of this {type(network).__name__}: {error}; name the file "
             "written when that very network was trained"
