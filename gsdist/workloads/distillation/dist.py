@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gsdist.workloads.contract import LossParts
+from gsdist.workloads.distillation.checks import require_not_negative
 from gsdist.workloads.distillation.student import StudentConfig, StudentWorkload
 
 __all__ = ["DistConfig", "DistWorkload", "relation_losses"]
@@ -24,6 +25,16 @@ class DistConfig(StudentConfig):
     """Weight of the relation between the classes of one image."""
     within_weight: float = 2.0
     """Weight of the relation between the images of the batch for one class."""
+
+    def __post_init__(self) -> None:
+        """Check names, ranges and the teacher's file.
+
+        Raises:
+            ConfigError: an unknown name or a value out of range.
+            CheckpointError: the teacher's file cannot be read or has another hash.
+        """
+        StudentConfig.__post_init__(self)
+        require_not_negative(self, "between_weight", "within_weight")
 
 
 class DistWorkload(StudentWorkload):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gsdist.workloads.contract import LossParts
+from gsdist.workloads.distillation.checks import require_not_negative
 from gsdist.workloads.distillation.divergence import divergence
 from gsdist.workloads.distillation.student import StudentConfig, StudentWorkload
 
@@ -27,6 +28,16 @@ class DkdConfig(StudentConfig):
     """Weight of the divergence between target and the rest."""
     other_weight: float = 8.0
     """Weight of the divergence among the other classes."""
+
+    def __post_init__(self) -> None:
+        """Check names, ranges and the teacher's file.
+
+        Raises:
+            ConfigError: an unknown name or a value out of range.
+            CheckpointError: the teacher's file cannot be read or has another hash.
+        """
+        StudentConfig.__post_init__(self)
+        require_not_negative(self, "target_weight", "other_weight")
 
 
 class DkdWorkload(StudentWorkload):

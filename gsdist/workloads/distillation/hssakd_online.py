@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from gsdist.errors import ConfigError
 from gsdist.models import check_staged_model
 from gsdist.models.branches import BranchedNetwork, BranchedOutput
 from gsdist.models.peers import Peers
 from gsdist.workloads.classification import ClassificationConfig, ClassificationWorkload
 from gsdist.workloads.contract import LossParts
 from gsdist.workloads.distillation import hierarchical
+from gsdist.workloads.distillation.checks import require_positive
 from gsdist.workloads.distillation.peer_measures import peer_names, peer_sums
 from gsdist.workloads.distillation.rotations import ROTATIONS, rotated_views
 
@@ -38,8 +38,7 @@ class HssakdOnlineConfig(ClassificationConfig):
         """
         ClassificationConfig.__post_init__(self)
         check_staged_model(self.model, norm=self.norm, shortcut=self.shortcut)
-        if self.temperature <= 0:
-            raise ConfigError(f"temperature must be positive, got {self.temperature}")
+        require_positive(self, "temperature")
 
 
 class HssakdOnlineWorkload(ClassificationWorkload):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gsdist.errors import ConfigError
 from gsdist.workloads.contract import LossParts
+from gsdist.workloads.distillation.checks import require_not_negative
 from gsdist.workloads.distillation.divergence import divergence
 from gsdist.workloads.distillation.rotations import ROTATIONS, rotated_views
 from gsdist.workloads.distillation.student import StudentConfig, StudentWorkload
@@ -39,9 +39,7 @@ class KdConfig(StudentConfig):
             CheckpointError: the teacher's file cannot be read or has another hash.
         """
         StudentConfig.__post_init__(self)
-        for name in ("label_weight", "teacher_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        require_not_negative(self, "label_weight", "teacher_weight")
 
 
 class KdWorkload(StudentWorkload):

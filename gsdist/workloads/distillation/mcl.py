@@ -16,6 +16,7 @@ from gsdist.models import StagedNetwork, build_staged_model, check_staged_model
 from gsdist.models.peers import ContrastPeers, PeerOutput
 from gsdist.workloads.classification import ClassificationConfig, ClassificationWorkload
 from gsdist.workloads.contract import LossParts
+from gsdist.workloads.distillation.checks import require_not_negative, require_positive
 from gsdist.workloads.distillation.contrast import ContrastRows, contrast_terms
 from gsdist.workloads.distillation.divergence import divergence
 from gsdist.workloads.distillation.gather import first_row, gather_rows
@@ -65,12 +66,8 @@ class MclConfig(ClassificationConfig):
         for name in ("peers", "images_per_class"):
             if getattr(self, name) < 2:
                 raise ConfigError(f"{name} must be at least 2, got {getattr(self, name)}")
-        for name in ("contrast_temperature", "temperature"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("shared_stages", *(f"{term}_weight" for term in _TERMS)):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        require_positive(self, "contrast_temperature", "temperature")
+        require_not_negative(self, "shared_stages", *(f"{term}_weight" for term in _TERMS))
 
 
 class MclWorkload(ClassificationWorkload):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gsdist.errors import ConfigError
 from gsdist.models import build_model, check_model
 from gsdist.workloads.classification import ClassificationConfig, ClassificationWorkload
+from gsdist.workloads.distillation.checks import require_positive
 from gsdist.workloads.distillation.weights import frozen_network, verified_hash
 
 __all__ = ["StudentConfig", "StudentWorkload"]
@@ -38,8 +39,7 @@ class StudentConfig(ClassificationConfig):
         """
         ClassificationConfig.__post_init__(self)
         check_model(self.teacher, norm=self.norm)
-        if self.temperature <= 0:
-            raise ConfigError(f"temperature must be positive, got {self.temperature}")
+        require_positive(self, "temperature")
         if self.teacher_weights is not None:
             # As a setting it is compared between ranks, kept with the run and checked on a resume.
             found = verified_hash(self.teacher_weights, self.teacher_sha256)
