@@ -41,6 +41,7 @@ _WORKLOADS: dict[str, tuple[Any, Any]] = {
     "hsakd-student": (distillation.HsakdStudentConfig, distillation.HsakdStudentWorkload),
     "hssakd-online": (distillation.HssakdOnlineConfig, distillation.HssakdOnlineWorkload),
     "mcl": (distillation.MclConfig, distillation.MclWorkload),
+    "mcl-memory-bank": (distillation.MclMemoryBankConfig, distillation.MclMemoryBankWorkload),
 }
 _DEFAULT_REDUCER = "gs-sgd"
 _OPTIMIZERS = {
@@ -61,7 +62,8 @@ workloads:
   hsakd-teacher    a network with a branch at every stage, which learns rotations, too
   hsakd-student    image classification with such a teacher's logits and those of its branches
   hssakd-online    two networks with branches that teach each other
-  mcl              networks that contrast each other's embeddings
+  mcl              networks that contrast each other's embeddings of the batch
+  mcl-memory-bank  the same with remembered embeddings
 
 `gsdist train WORKLOAD --help` lists the options.
 """

@@ -3,7 +3,7 @@
 from gsdist.data.augment import normalize, random_crop, random_flip
 from gsdist.data.class_balanced import ClassBalancedBatches
 from gsdist.data.download import data_root
-from gsdist.data.images import ImageArrays, ImageDataset, ImageFormat
+from gsdist.data.images import ImageArrays, ImageDataset, ImageFormat, few_of_each_class
 from gsdist.data.registry import (
     FETCHABLE,
     DatasetInfo,
@@ -27,6 +27,7 @@ __all__ = [
     "data_root",
     "describe",
     "fetch",
+    "few_of_each_class",
     "load_dataset",
     "load_text",
     "normalize",

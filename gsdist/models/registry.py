@@ -31,6 +31,7 @@ __all__ = [
 _CIFAR_RESNETS = {
     f"resnet{depth}": (depth, (16, 16, 32, 64)) for depth in (8, 14, 20, 32, 44, 56, 110)
 } | {f"resnet{depth}x4": (depth, (32, 64, 128, 256)) for depth in (8, 32)}
+_CIFAR_RESNETS["resnet8-narrow"] = (8, (4, 4, 8, 16))  # for 8x8 digits and tests
 _WIDE_RESNET = re.compile(r"wrn-(\d+)-(\d+)")
 _COMMON_WIDE_RESNETS = ("wrn-16-1", "wrn-16-2", "wrn-28-4", "wrn-28-10", "wrn-40-1", "wrn-40-2")
 _MLP_WIDTH = 64
@@ -96,7 +97,8 @@ def build_model(
     """Build a classification network with fresh weights from torch's global generator.
 
     Args:
-        name: `resnet{8,14,20,32,44,56,110}`, `resnet{8,32}x4`, `resnet50-cifar`, `wrn-D-K`,
+        name: `resnet{8,14,20,32,44,56,110}`, `resnet{8,32}x4`, `resnet8-narrow`,
+            `resnet50-cifar`, `wrn-D-K`,
             `vgg{13,16}-cifar`, `mobilenetv2-half` (stem of stride 1) or `mobilenetv2-half-stride2`,
             `shufflenetv1`, `shufflenetv2`, `shufflenetv2-stem3` or `shufflenetv2-half-stem3` (stem of
             size 3), `mlp` (one hidden layer of 64, for 8x8 digits and tests), or the name of a

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gsdist.data import (
     ImageDataset,
     check_dataset_name,
+    few_of_each_class,
     load_dataset,
     normalize,
     random_crop,
@@ -41,6 +42,10 @@ class ClassificationConfig:
     """Height and width that folder images are cut to, default 224; other data has its own size."""
     train_subset: int | None = None
     """Train on this many images only; default all."""
+    train_per_class: int | None = None
+    """Train on this many images of each class only; default all."""
+    subset_seed: int = 0
+    """Chooses those of train_per_class."""
     augment: bool = True
     """Whether to train on random crops and flips, as usual for the data set."""
     label_smoothing: float = 0.0
@@ -62,7 +67,7 @@ class ClassificationConfig:
             raise ConfigError(
                 f"label_smoothing must be at least 0 and below 1, got {self.label_smoothing}"
             )
-        for name in ("train_subset", "image_size"):
+        for name in ("train_subset", "train_per_class", "image_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1 when given, got {value}")
@@ -157,7 +162,7 @@ class ClassificationWorkload(Workload):
     @cached_property
     def _training_data(self) -> ImageDataset:
         config = self.config
-        return load_dataset(
+        data = load_dataset(
             config.data,
             "train",
             config.data_root,
@@ -165,6 +170,9 @@ class ClassificationWorkload(Workload):
             image_size=config.image_size,
             random_crop=config.augment,
         )
+        if config.train_per_class is None:
+            return data
+        return few_of_each_class(data, config.train_per_class, config.subset_seed)
 
     @cached_property
     def _evaluation_data(self) -> ImageDataset:

@@ -7,6 +7,10 @@ from gsdist.workloads.distillation.hsakd_teacher import HsakdTeacherConfig, Hsak
 from gsdist.workloads.distillation.hssakd_online import HssakdOnlineConfig, HssakdOnlineWorkload
 from gsdist.workloads.distillation.kd import KdConfig, KdWorkload
 from gsdist.workloads.distillation.mcl import MclConfig, MclWorkload
+from gsdist.workloads.distillation.mcl_memory_bank import (
+    MclMemoryBankConfig,
+    MclMemoryBankWorkload,
+)
 
 __all__ = [
     "DistConfig",
@@ -22,5 +26,7 @@ __all__ = [
     "KdConfig",
     "KdWorkload",
     "MclConfig",
+    "MclMemoryBankConfig",
+    "MclMemoryBankWorkload",
     "MclWorkload",
 ]

@@ -11,6 +11,7 @@ with labels.
 | VCL, ICL | vanilla (anchor and contrasts from one peer), interactive (from two) |
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from gsdist.workloads.distillation.divergence import divergence
 
-__all__ = ["ContrastRows", "contrast_terms", "supervised_contrast"]
+__all__ = ["ContrastRows", "contrast_terms", "sum_over_peers", "supervised_contrast"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +74,24 @@ def contrast_terms(
             own, target = _without(own, rows.is_self), _without(target, rows.is_self)
         return divergence(own, target, temperature)
 
-    pairs = list(permutations(peers, 2))
+    return sum_over_peers(len(anchors), hard, soft)
+
+
+def sum_over_peers(
+    peers: int,
+    hard: Callable[[tuple[int, int]], Tensor],
+    soft: Callable[[tuple[int, int], tuple[int, int]], Tensor],
+) -> dict[str, Tensor]:
+    """Add the four terms up over peers and ordered pairs of them.
+
+    Args:
+        peers: their number.
+        hard: contrast of the anchors of one peer with the contrasts of one peer.
+        soft: divergence of such similarities from others, which get no gradient.
+    """
+    pairs = list(permutations(range(peers), 2))
     return {
-        "vanilla": _sum([hard((a, a)) for a in peers]),
+        "vanilla": _sum([hard((a, a)) for a in range(peers)]),
         "interactive": _sum([hard(pair) for pair in pairs]),
         "soft_vanilla": _sum([soft((a, a), (b, b)) for a, b in pairs]),
         "soft_interactive": _sum([soft((a, b), (b, a)) for a, b in pairs]),

@@ -12,7 +12,7 @@ SMALL = {"data": "digits", "norm": "group", "augment": False}
 def branched_teacher(tmp_path_factory):
     """Return a file with the weights of a small teacher with branches."""
     torch.manual_seed(7)
-    model = HsakdTeacherWorkload(HsakdTeacherConfig(model="resnet8", **SMALL)).build_model()
+    model = HsakdTeacherWorkload(HsakdTeacherConfig(model="resnet8-narrow", **SMALL)).build_model()
     path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
     torch.save(model.state_dict(), path)
     return path

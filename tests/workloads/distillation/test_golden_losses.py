@@ -16,7 +16,7 @@ from gsdist.workloads.distillation.dist import relation_losses
 from gsdist.workloads.distillation.divergence import divergence
 from gsdist.workloads.distillation.dkd import decoupled_divergences
 from gsdist.workloads.distillation.hssakd_online import mutual_terms
-from gsdist.workloads.distillation.mcl import imitation_of_mean
+from gsdist.workloads.distillation.mutual_contrast import imitation_of_mean
 from gsdist.workloads.distillation.rotations import joint_labels, rotated_views
 
 

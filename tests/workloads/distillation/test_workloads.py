@@ -54,7 +54,7 @@ def _names(module, *prefixes):
 
 def _student(path, **options):
     config = HsakdStudentConfig(
-        model="resnet8", teacher="resnet8", teacher_weights=path, **SMALL | options
+        model="resnet8-narrow", teacher="resnet8-narrow", teacher_weights=path, **SMALL | options
     )
     return HsakdStudentWorkload(config)
 
@@ -63,7 +63,7 @@ def _student(path, **options):
 
 
 def test_a_joint_teacher_trains_every_parameter():
-    workload = HsakdTeacherWorkload(HsakdTeacherConfig(model="resnet8", **SMALL))
+    workload = HsakdTeacherWorkload(HsakdTeacherConfig(model="resnet8-narrow", **SMALL))
     model = workload.build_model()
     parts = workload.loss(model, _batch(workload))
     parts.total.backward()
@@ -72,11 +72,13 @@ def test_a_joint_teacher_trains_every_parameter():
 
 
 def test_a_frozen_teacher_trains_its_branches_alone(tmp_path):
-    plain = build_staged_model("resnet8", num_classes=10, in_channels=1)
+    plain = build_staged_model("resnet8-narrow", num_classes=10, in_channels=1)
     torch.save(plain.state_dict(), tmp_path / "plain.pt")
     options = SMALL | {"norm": "batch"}
     workload = HsakdTeacherWorkload(
-        HsakdTeacherConfig(model="resnet8", backbone_weights=tmp_path / "plain.pt", **options)
+        HsakdTeacherConfig(
+            model="resnet8-narrow", backbone_weights=tmp_path / "plain.pt", **options
+        )
     )
     model = workload.build_model()
     parts = workload.loss(model, _batch(workload))
@@ -121,7 +123,7 @@ def test_a_teacher_is_left_as_it_was_and_is_no_part_of_the_model(branched_teache
 def test_building_a_student_draws_the_same_numbers_with_and_without_teacher(branched_teacher):
     torch.manual_seed(3)
     expected = BranchedNetwork(
-        build_staged_model("resnet8", num_classes=10, in_channels=1, norm="group"),
+        build_staged_model("resnet8-narrow", num_classes=10, in_channels=1, norm="group"),
         40,
         norm="group",
     ).state_dict()
@@ -133,10 +135,12 @@ def test_building_a_student_draws_the_same_numbers_with_and_without_teacher(bran
 @pytest.mark.parametrize(
     "workload",
     [
-        HssakdOnlineWorkload(HssakdOnlineConfig(model="resnet8", **SMALL)),
-        MclWorkload(MclConfig(model="resnet8", **SMALL)),
+        HssakdOnlineWorkload(HssakdOnlineConfig(model="resnet8-narrow", **SMALL)),
+        MclWorkload(MclConfig(model="resnet8-narrow", **SMALL)),
         MclWorkload(
-            MclConfig(model="resnet8", peers=4, shared_stages=1, logit_distillation=True, **SMALL)
+            MclConfig(
+                model="resnet8-narrow", peers=4, shared_stages=1, logit_distillation=True, **SMALL
+            )
         ),
     ],
     ids=["hssakd-online", "mcl", "mcl of four"],
@@ -225,9 +229,9 @@ def test_branches_are_measured_on_all_views_and_the_network_on_the_first(branche
 
 
 def test_a_stripped_network_answers_as_before():
-    model = BranchedNetwork(build_staged_model("resnet8", num_classes=5), 20)
+    model = BranchedNetwork(build_staged_model("resnet8-narrow", num_classes=5), 20)
     model(torch.randn(8, 3, 16, 16))  # moves the running statistics
-    stripped = build_model("resnet8", num_classes=5)
+    stripped = build_model("resnet8-narrow", num_classes=5)
     state = strip_branches(model.state_dict())
     assert not any("branch" in name for name in state)
     stripped.load_state_dict(state)
@@ -296,7 +300,7 @@ def test_peers_have_the_published_sizes(name, two, four):
 
 
 def test_shared_stages_answer_as_unshared_ones_with_equal_weights():
-    networks = [build_staged_model("resnet8", num_classes=5) for _ in range(2)]
+    networks = [build_staged_model("resnet8-narrow", num_classes=5) for _ in range(2)]
     networks[1].stem.load_state_dict(networks[0].stem.state_dict())
     networks[1].stages[0].load_state_dict(networks[0].stages[0].state_dict())
     images = torch.randn(2, 3, 16, 16)
@@ -357,7 +361,7 @@ def test_settings_out_of_range_are_refused(config, options, message):
 
 
 def test_networks_that_do_not_fit_are_refused(tmp_path):
-    workload = MclWorkload(MclConfig(model="resnet8", shared_stages=3, **SMALL))
+    workload = MclWorkload(MclConfig(model="resnet8-narrow", shared_stages=3, **SMALL))
     with pytest.raises(ConfigError, match=r"shared_stages must be below the 3 stages"):
         workload.build_model()
     small = {"data": "digits", "augment": False}
@@ -365,10 +369,13 @@ def test_networks_that_do_not_fit_are_refused(tmp_path):
     vgg = HsakdTeacherWorkload(HsakdTeacherConfig(model="mobilenetv2-half", **small)).build_model()
     torch.save(vgg.state_dict(), tmp_path / "four.pt")
     config = HsakdStudentConfig(
-        model="resnet8", teacher="mobilenetv2-half", teacher_weights=tmp_path / "four.pt", **small
+        model="resnet8-narrow",
+        teacher="mobilenetv2-half",
+        teacher_weights=tmp_path / "four.pt",
+        **small,
     )
     with pytest.raises(
-        ConfigError, match=r"'resnet8' has 3 stages and teacher 'mobilenetv2-half' 4"
+        ConfigError, match=r"'resnet8-narrow' has 3 stages and teacher 'mobilenetv2-half' 4"
     ):
         HsakdStudentWorkload(config).build_model()
 
