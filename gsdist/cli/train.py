@@ -40,6 +40,7 @@ _WORKLOADS: dict[str, tuple[Any, Any]] = {
     "hsakd-teacher": (distillation.HsakdTeacherConfig, distillation.HsakdTeacherWorkload),
     "hsakd-student": (distillation.HsakdStudentConfig, distillation.HsakdStudentWorkload),
     "hssakd-online": (distillation.HssakdOnlineConfig, distillation.HssakdOnlineWorkload),
+    "linear-transfer": (distillation.LinearTransferConfig, distillation.LinearTransferWorkload),
     "mcl": (distillation.MclConfig, distillation.MclWorkload),
     "mcl-memory-bank": (distillation.MclMemoryBankConfig, distillation.MclMemoryBankWorkload),
 }
@@ -64,6 +65,7 @@ workloads:
   hssakd-online    two networks with branches that teach each other
   mcl              networks that contrast each other's embeddings of the batch
   mcl-memory-bank  the same with remembered embeddings
+  linear-transfer  a linear classifier on the features of a trained network
 
 `gsdist train WORKLOAD --help` lists the options.
 """

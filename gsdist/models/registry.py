@@ -46,10 +46,9 @@ def _shufflenet(version: str, *arguments: Any, **options: Any) -> nn.Module:
     return model
 
 
-_SMALL_NETWORKS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
+_SMALL_STAGED_NETWORKS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         "vgg13-cifar": SmallVgg13,
-        "vgg16-cifar": CifarVgg16,
         "mobilenetv2-half": HalfMobileNetV2,
         "mobilenetv2-half-stride2": partial(HalfMobileNetV2, stem_stride=2),
         "shufflenetv1": partial(_shufflenet, "ShuffleNetV1"),
@@ -60,7 +59,7 @@ _SMALL_NETWORKS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyT
         ),
     }
 )
-"""Networks for small images that have no options."""
+"""Networks for small images that have no options and show their stages."""
 
 
 def model_names() -> tuple[str, ...]:
@@ -97,12 +96,11 @@ def build_model(
     """Build a classification network with fresh weights from torch's global generator.
 
     Args:
-        name: `resnet{8,14,20,32,44,56,110}`, `resnet{8,32}x4`, `resnet8-narrow`,
-            `resnet50-cifar`, `wrn-D-K`,
-            `vgg{13,16}-cifar`, `mobilenetv2-half` (stem of stride 1) or `mobilenetv2-half-stride2`,
-            `shufflenetv1`, `shufflenetv2`, `shufflenetv2-stem3` or `shufflenetv2-half-stem3` (stem of
-            size 3), `mlp` (one hidden layer of 64, for 8x8 digits and tests), or the name of a
-            classification model of torchvision.
+        name: `resnet{8,14,20,32,44,56,110}`, `resnet{8,32}x4`, `resnet8-narrow`, `resnet50-cifar`,
+            `wrn-D-K`, `vgg{13,16}-cifar`, `mobilenetv2-half` (stem of stride 1) or
+            `mobilenetv2-half-stride2`, `shufflenetv1`, `shufflenetv2`, `shufflenetv2-stem3` or
+            `shufflenetv2-half-stem3` (stem of size 3), `mlp` (one hidden layer of 64, for 8x8 digits
+            and tests), or the name of a classification model of torchvision.
         num_classes: number of outputs.
         in_channels: channels of the images; torchvision's models take 3.
         image_size: height and width of the images; needed by `mlp` and torchvision's `vit_*`.
@@ -128,9 +126,8 @@ def check_staged_model(
         ConfigError: as `check_model`, or a network whose stages are not known.
     """
     check_model(name, norm=norm, shortcut=shortcut)
-    staged = (*_CIFAR_RESNETS, *_TORCHVISION_RESNETS, "resnet50-cifar", *_SMALL_NETWORKS)
-    if name == "vgg16-cifar" or not (name in staged or _WIDE_RESNET.fullmatch(name)):
-        known = [other for other in staged if other != "vgg16-cifar"]
+    known = [*_CIFAR_RESNETS, *_TORCHVISION_RESNETS, "resnet50-cifar", *_SMALL_STAGED_NETWORKS]
+    if name not in known and not _WIDE_RESNET.fullmatch(name):
         raise ConfigError(
             f"model {name!r} does not show its stages; use wrn-D-K or one of {', '.join(known)}"
         )
@@ -186,8 +183,10 @@ def _build(
         return WideResNet(
             int(wide[1]), int(wide[2]), num_classes=num_classes, in_channels=in_channels
         )
-    if name in _SMALL_NETWORKS:
-        return _SMALL_NETWORKS[name](num_classes, in_channels=in_channels)
+    if name in _SMALL_STAGED_NETWORKS:
+        return _SMALL_STAGED_NETWORKS[name](num_classes, in_channels=in_channels)
+    if name == "vgg16-cifar":
+        return CifarVgg16(num_classes, in_channels=in_channels)
     if name == "resnet50-cifar":
         from gsdist.models.torchvision_resnet import TorchvisionResNet
 
@@ -233,7 +232,14 @@ def _torchvision_model(
 
 
 def _own_names() -> tuple[str, ...]:
-    return (*_CIFAR_RESNETS, "resnet50-cifar", *_COMMON_WIDE_RESNETS, *_SMALL_NETWORKS, "mlp")
+    return (
+        *_CIFAR_RESNETS,
+        "resnet50-cifar",
+        *_COMMON_WIDE_RESNETS,
+        *_SMALL_STAGED_NETWORKS,
+        "vgg16-cifar",
+        "mlp",
+    )
 
 
 def _torchvision_names() -> tuple[str, ...]:

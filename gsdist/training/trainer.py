@@ -95,10 +95,10 @@ class Trainer:
             "world_size": self._world_size,
             "seed": config.seed,
         }
-        self._batches = self._workload.training_batches(**dealing) or TrainingBatches(
-            len(self._training_data),  # type: ignore[arg-type]
-            **dealing,
-        )
+        schedule = self._workload.training_batches(**dealing)
+        if schedule is None:
+            schedule = TrainingBatches(len(self._training_data), **dealing)  # type: ignore[arg-type]
+        self._batches = schedule
         self._steps_per_epoch = self._batches.batches_per_epoch // config.accumulation
         if self._steps_per_epoch == 0:
             raise ConfigError(

@@ -6,6 +6,10 @@ from gsdist.workloads.distillation.hsakd_student import HsakdStudentConfig, Hsak
 from gsdist.workloads.distillation.hsakd_teacher import HsakdTeacherConfig, HsakdTeacherWorkload
 from gsdist.workloads.distillation.hssakd_online import HssakdOnlineConfig, HssakdOnlineWorkload
 from gsdist.workloads.distillation.kd import KdConfig, KdWorkload
+from gsdist.workloads.distillation.linear_transfer import (
+    LinearTransferConfig,
+    LinearTransferWorkload,
+)
 from gsdist.workloads.distillation.mcl import MclConfig, MclWorkload
 from gsdist.workloads.distillation.mcl_memory_bank import (
     MclMemoryBankConfig,
@@ -25,6 +29,8 @@ __all__ = [
     "HssakdOnlineWorkload",
     "KdConfig",
     "KdWorkload",
+    "LinearTransferConfig",
+    "LinearTransferWorkload",
     "MclConfig",
     "MclMemoryBankConfig",
     "MclMemoryBankWorkload",

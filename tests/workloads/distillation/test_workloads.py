@@ -26,6 +26,8 @@ from gsdist.workloads.distillation import (
     HssakdOnlineWorkload,
     KdConfig,
     KdWorkload,
+    LinearTransferConfig,
+    LinearTransferWorkload,
     MclConfig,
     MclWorkload,
     hierarchical,
@@ -309,6 +311,32 @@ def test_shared_stages_answer_as_unshared_ones_with_equal_weights():
     for logits, answer in zip(expected, shared, strict=True):
         torch.testing.assert_close(answer.logits, logits)
         torch.testing.assert_close(answer.embedding.norm(dim=1), torch.ones(2))
+
+
+def test_linear_transfer_trains_a_new_classifier_alone(tmp_path):
+    other = build_staged_model("resnet8-narrow", num_classes=3, in_channels=1)
+    other(torch.randn(8, 1, 8, 8))  # moves the running statistics
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    config = LinearTransferConfig(
+        model="resnet8-narrow", data="digits", weights=tmp_path / "other.pt"
+    )
+    workload = LinearTransferWorkload(config)
+    model = workload.build_model().train()
+    images, labels = _batch(workload)
+    workload.loss(model, (images, labels)).total.backward()
+    assert _reached(model) == {"network.classifier.weight", "network.classifier.bias"}
+    kept = {k: v for k, v in other.state_dict().items() if not k.startswith("classifier")}
+    found = model.network.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in kept.items())
+    torch.save({"stem": torch.ones(1)}, tmp_path / "wrong.pt")
+    with pytest.raises(CheckpointError, match=r"wrong.pt does not hold the weights.*compact"):
+        LinearTransferWorkload(
+            LinearTransferConfig(
+                model="resnet8-narrow", data="digits", weights=tmp_path / "wrong.pt"
+            )
+        ).build_model()
+    with pytest.raises(ConfigError, match="weights is not set"):
+        LinearTransferWorkload(LinearTransferConfig(model="resnet8-narrow"))
 
 
 # ---- refusals -------------------------------------------------------------------------------------------
