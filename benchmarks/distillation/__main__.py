@@ -1,4 +1,4 @@
-"""Run ``python -m benchmarks.distillation --acceptance``; see ``--help``."""
+"""Run ``python -m benchmarks.distillation``; see ``--help``."""
 
 import argparse
 import sys
@@ -12,15 +12,20 @@ from typing import Any
 import torch
 
 from benchmarks.distillation.acceptance import METHODS, Result, Setting, check, run_all
+from benchmarks.distillation.published import compare, table
 from benchmarks.output import begin, write_report
 from gsdist.training import detect_launch, process_group
+from gsdist.training.summary import read_summaries
 
 SCHEMA = 1
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, print a table, write JSON, and fail when an expectation does not hold."""
+    """Train or compare runs, print a table, write JSON, and fail when an expectation does not hold."""
     options = _parser().parse_args(argv)
+    if options.runs:
+        print(table(compare(run for path in options.runs for run in read_summaries(path))))
+        return 0
     setting = Setting(
         seeds=options.seeds,
         per_class=options.per_class,
@@ -65,8 +70,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distillation", description=__doc__)
-    parser.add_argument(
-        "--acceptance", action="store_true", required=True, help="few-shot digits, a few minutes"
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--acceptance", action="store_true", help="few-shot digits, a few minutes")
+    action.add_argument(
+        "--runs",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="print the results of these runs of `gsdist train` beside the published ones",
     )
     default = Setting()
     parser.add_argument("--seeds", type=int, default=default.seeds)
