@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gsdist.data import ImageFormat
-from gsdist.models import build_staged_model
+from gsdist.models import Normalization, build_staged_model
 from gsdist.models.branches import BranchedNetwork, BranchedOutput
-from gsdist.workloads.classification import ClassificationConfig, classification_sums
+from gsdist.models.cifar_resnet import Shortcut
+from gsdist.workloads.classification import classification_sums
 from gsdist.workloads.distillation.divergence import divergence
 from gsdist.workloads.distillation.rotations import ROTATIONS, joint_labels, rotated_views
 
@@ -49,8 +50,9 @@ class BranchMeasures:
 def build_branched(
     name: str,
     image_format: ImageFormat,
-    config: ClassificationConfig,
     *,
+    norm: Normalization,
+    shortcut: Shortcut = "projection",
     frozen_backbone: bool = False,
 ) -> BranchedNetwork:
     """Build a network with branches for the joint labels of this data, fresh weights.
@@ -62,14 +64,14 @@ def build_branched(
         name,
         num_classes=image_format.num_classes,
         in_channels=image_format.channels,
-        norm=config.norm,
-        shortcut=config.shortcut if name == config.model else "projection",
+        norm=norm,
+        shortcut=shortcut,
     )
     return BranchedNetwork(
         backbone,
         ROTATIONS * image_format.num_classes,
         frozen_backbone=frozen_backbone,
-        norm=config.norm,
+        norm=norm,
     )
 
 

@@ -56,7 +56,12 @@ class HsakdStudentWorkload(hierarchical.BranchMeasures, StudentWorkload):
             CheckpointError: the teacher's file does not hold its weights.
         """
         config = self.config
-        model = hierarchical.build_branched(config.model, self.training_dataset().format, config)
+        model = hierarchical.build_branched(
+            config.model,
+            self.training_dataset().format,
+            norm=config.norm,
+            shortcut=config.shortcut,
+        )
         assert isinstance(self.teacher, BranchedNetwork)
         own, taught = len(model.branches), len(self.teacher.branches)
         if own != taught:
@@ -69,7 +74,9 @@ class HsakdStudentWorkload(hierarchical.BranchMeasures, StudentWorkload):
     def build_teacher(self) -> BranchedNetwork:
         """Build the teacher and its branches."""
         config = self.config
-        return hierarchical.build_branched(config.teacher, self.training_dataset().format, config)
+        return hierarchical.build_branched(
+            config.teacher, self.training_dataset().format, norm=config.norm
+        )
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> LossParts:
         """Compute "cross_entropy", "divergence" and "branch_divergence"."""

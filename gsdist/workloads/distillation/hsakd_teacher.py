@@ -62,11 +62,12 @@ class HsakdTeacherWorkload(hierarchical.BranchMeasures, ClassificationWorkload):
         Raises:
             CheckpointError: the file of weights is not one, or of another network.
         """
-        weights = self.config.backbone_weights
+        config, weights = self.config, self.config.backbone_weights
         model = hierarchical.build_branched(
-            self.config.model,
+            config.model,
             self.training_dataset().format,
-            self.config,
+            norm=config.norm,
+            shortcut=config.shortcut,
             frozen_backbone=weights is not None,
         )
         if weights is not None:

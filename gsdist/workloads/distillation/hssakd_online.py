@@ -53,9 +53,17 @@ class HssakdOnlineWorkload(ClassificationWorkload):
 
     def build_model(self) -> Peers:
         """Build both peers with their branches, each with weights of its own."""
-        config, image_format = self.config, self.training_dataset().format
-        build = hierarchical.build_branched
-        return Peers([build(config.model, image_format, config) for _ in range(_PEERS)])
+        config = self.config
+        networks = [
+            hierarchical.build_branched(
+                config.model,
+                self.training_dataset().format,
+                norm=config.norm,
+                shortcut=config.shortcut,
+            )
+            for _ in range(_PEERS)
+        ]
+        return Peers(networks)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> LossParts:
         """Compute the terms of `mutual_terms`."""

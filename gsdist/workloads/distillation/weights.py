@@ -1,6 +1,5 @@
 """Load the weights of a network that is not trained, and make sure that they are the ones meant."""
 
-import hashlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from gsdist.data.download import file_sha256
 from gsdist.errors import CheckpointError
 
 __all__ = ["frozen_network", "load_weights", "read_weights", "verified_hash"]
@@ -23,8 +23,7 @@ def verified_hash(path: Path, expected: str | None) -> str:
         CheckpointError: the file cannot be read, or has another hash than the one expected.
     """
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(path)
     except OSError as error:
         raise CheckpointError(
             f"cannot read the weights {path}: {error.strerror}; `gsdist train ... --save-model PATH` "
@@ -61,8 +60,8 @@ def load_weights(network: nn.Module, path: Path, *, assign: bool = False) -> Non
     Raises:
         CheckpointError: not a file of weights, or weights of another network.
     """
+    state = read_weights(path)
     try:
-        state = read_weights(path)
         network.load_state_dict(state, assign=assign)
     except RuntimeError as error:
         raise CheckpointError(

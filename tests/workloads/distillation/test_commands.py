@@ -47,3 +47,27 @@ def test_a_pair_begins_with_published_settings_that_options_change():
     assert (run.train.learning_rate, run.train.epochs, run.train.nesterov) == (0.01, 3, True)
     with pytest.raises(ConfigError, match=r"pair='vgg13:mobilenetv2' is for kd"):
         parse("classification", ["--pair", "vgg13:mobilenetv2"])
+
+
+@pytest.mark.parametrize(
+    ("workload", "options"),
+    [
+        ("mcl", ["--images-per-class", "4"]),
+        ("mcl-memory-bank", ["--negatives", "8"]),
+        ("hssakd-online", []),
+    ],
+)
+def test_a_resumed_run_ends_like_an_uninterrupted_one(workload, options, tmp_path):
+    def train(name, steps):
+        folder = tmp_path / name
+        arguments = ["train", workload, *NETWORKS[:2], *QUICK, *options, "--reducer", "dense"]
+        arguments += ["--schedule", "constant", "--steps", steps, "--run-dir", str(folder)]
+        arguments += ["--checkpoint-every", "2", "--resume", "--save-model", f"{folder}.pt"]
+        assert main(arguments) == 0
+        return torch.load(f"{folder}.pt", weights_only=True)
+
+    whole = train("whole", "4")
+    train("parts", "2")
+    resumed = train("parts", "4")
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert any("heads" in name or "branches" in name for name in whole)

@@ -122,6 +122,21 @@ def test_a_teacher_is_left_as_it_was_and_is_no_part_of_the_model(branched_teache
     assert not {id(p) for p in workload.teacher.parameters()} & {id(p) for p in model.parameters()}
 
 
+def test_a_student_step_runs_each_network_once_over_the_four_views(branched_teacher):
+    workload = _student(branched_teacher)
+    model = workload.build_model()
+    images, labels = _batch(workload, 5)
+    seen = []
+    for network in (model, workload.teacher):
+        for module in (network.backbone.stem, *network.branches):
+            module.register_forward_hook(
+                lambda module, inputs, output: seen.append((id(module), len(output)))
+            )
+    workload.loss(model, (images, labels)).total.backward()
+    assert len(seen) == len(set(seen)) == 8
+    assert {size for _, size in seen} == {4 * 5}
+
+
 def test_building_a_student_draws_the_same_numbers_with_and_without_teacher(branched_teacher):
     torch.manual_seed(3)
     expected = BranchedNetwork(
