@@ -344,7 +344,7 @@ def test_linear_transfer_trains_a_new_classifier_alone(tmp_path):
     found = model.network.state_dict()
     assert all(torch.equal(value, found[name]) for name, value in kept.items())
     torch.save({"stem": torch.ones(1)}, tmp_path / "wrong.pt")
-    with pytest.raises(CheckpointError, match=r"wrong.pt does not hold the weights.*compact"):
+    with pytest.raises(CheckpointError, match=r"(?s)wrong.pt does not hold the weights.*compact"):
         LinearTransferWorkload(
             LinearTransferConfig(
                 model="resnet8-narrow", data="digits", weights=tmp_path / "wrong.pt"
