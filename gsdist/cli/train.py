@@ -58,10 +58,11 @@ Train a workload on one or many workers.
 workloads:
   classification   image classification by cross-entropy
   language         byte-level language modelling with a GPT
-  kd               image classification with a trained teacher's logits (Hinton et al.)
-  dkd, dist        the same, target and other classes apart; the same, by correlations
-  hsakd-teacher    a network with a branch at every stage, which learns rotations, too
-  hsakd-student    image classification with such a teacher's logits and those of its branches
+  kd               image classification with a trained teacher's logits
+  dkd              the same, the target and the other classes apart
+  dist             the same, by correlations
+  hsakd-teacher    a network with a branch at every stage that learns rotations
+  hsakd-student    image classification with such a teacher, branch by branch
   hssakd-online    two networks with branches that teach each other
   mcl              networks that contrast each other's embeddings of the batch
   mcl-memory-bank  the same with remembered embeddings
