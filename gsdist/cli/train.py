@@ -27,13 +27,24 @@ from gsdist.workloads import (
     ClassificationWorkload,
     LanguageConfig,
     LanguageWorkload,
+    distillation,
 )
+from gsdist.workloads.distillation.presets import PAIRS, preset
 
 __all__ = ["main", "parse"]
 
 _WORKLOADS: dict[str, tuple[Any, Any]] = {
     "classification": (ClassificationConfig, ClassificationWorkload),
     "language": (LanguageConfig, LanguageWorkload),
+    "kd": (distillation.KdConfig, distillation.KdWorkload),
+    "dkd": (distillation.DkdConfig, distillation.DkdWorkload),
+    "dist": (distillation.DistConfig, distillation.DistWorkload),
+    "hsakd-teacher": (distillation.HsakdTeacherConfig, distillation.HsakdTeacherWorkload),
+    "hsakd-student": (distillation.HsakdStudentConfig, distillation.HsakdStudentWorkload),
+    "hssakd-online": (distillation.HssakdOnlineConfig, distillation.HssakdOnlineWorkload),
+    "linear-transfer": (distillation.LinearTransferConfig, distillation.LinearTransferWorkload),
+    "mcl": (distillation.MclConfig, distillation.MclWorkload),
+    "mcl-memory-bank": (distillation.MclMemoryBankConfig, distillation.MclMemoryBankWorkload),
 }
 _DEFAULT_REDUCER = "gs-sgd"
 _REDUCERS: dict[str, Any] = {**REDUCER_CONFIGS, "auto": AutoConfig}
@@ -50,6 +61,15 @@ Train a workload on one or many workers.
 workloads:
   classification   image classification by cross-entropy
   language         byte-level language modelling with a GPT
+  kd               image classification with a trained teacher's logits
+  dkd              the same, the target and the other classes apart
+  dist             the same, by correlations
+  hsakd-teacher    a network with a branch at every stage that learns rotations
+  hsakd-student    image classification with such a teacher, branch by branch
+  hssakd-online    two networks with branches that teach each other
+  mcl              networks that contrast each other's embeddings of the batch
+  mcl-memory-bank  the same with remembered embeddings
+  linear-transfer  a linear classifier on the features of a trained network
 
 `gsdist train WORKLOAD --help` lists the options.
 """
@@ -123,7 +143,9 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
     every_step = not (
         _peek(arguments, "--outer-interval") or tables.get("train", {}).get("outer_interval")
     )
-    options_class = _options_class(workload, reducer, optimizer, every_step=every_step)
+    options_class = _options_class(
+        workload, reducer, optimizer, pair=_peek(arguments, "--pair"), every_step=every_step
+    )
     defaults = options_class()
     if file is not None:
         defaults = _parse_file(options_class, workload, tables, file)
@@ -143,10 +165,17 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
     return run, options.json
 
 
-def _options_class(workload: str, reducer: str, optimizer: str, *, every_step: bool) -> Any:
+def _options_class(
+    workload: str, reducer: str, optimizer: str, *, pair: str | None, every_step: bool
+) -> Any:
     """Make a dataclass of all options; those of workload and training stand at the top level."""
     workload_class = _WORKLOADS[workload][0]
+    workload_default = workload_class()
     train = _OPTIMIZERS.get(optimizer, _OPTIMIZERS["sgd"])  # tyro refuses other names
+    if pair is not None:
+        workload_settings, train_settings = preset(pair, workload)
+        workload_default = workload_class(**workload_settings)
+        train = dataclasses.replace(train, **train_settings)
     settings: Any = _REDUCERS[reducer]()
     if isinstance(settings, SparseConfig) and train.optimizer == "sgd" and every_step:
         # The trainer owns the optimizer, so momentum correction is the default where it has momentum.
@@ -164,10 +193,16 @@ def _options_class(workload: str, reducer: str, optimizer: str, *, every_step: b
         "json": option(
             str | None, None, help="Write the summary as JSON to this file; - is standard output."
         ),
+        "pair": option(
+            str | None,
+            None,
+            help="Distillation: begin with the published settings of TEACHER:STUDENT on CIFAR-100, "
+            f"one of {', '.join(PAIRS)}.",
+        ),
         "reducer_name": option(names, reducer, name="reducer", help="How gradients are exchanged."),
         "workload": (
             Annotated[workload_class, top_level],
-            dataclasses.field(default=workload_class()),
+            dataclasses.field(default=workload_default),
         ),
         "train": (Annotated[TrainConfig, top_level], dataclasses.field(default=train)),
         "reducer": (type(settings), dataclasses.field(default=settings)),

@@ -1,8 +1,9 @@
 """Offer the data sets that the workloads train on: load, fetch, verify, describe, augment."""
 
 from gsdist.data.augment import normalize, random_crop, random_flip
+from gsdist.data.class_balanced import ClassBalancedBatches
 from gsdist.data.download import data_root
-from gsdist.data.images import ImageArrays, ImageDataset, ImageFormat
+from gsdist.data.images import ImageArrays, ImageDataset, ImageFormat, few_of_each_class
 from gsdist.data.registry import (
     FETCHABLE,
     DatasetInfo,
@@ -16,6 +17,7 @@ from gsdist.data.text import TextWindows
 
 __all__ = [
     "FETCHABLE",
+    "ClassBalancedBatches",
     "DatasetInfo",
     "ImageArrays",
     "ImageDataset",
@@ -25,6 +27,7 @@ __all__ = [
     "data_root",
     "describe",
     "fetch",
+    "few_of_each_class",
     "load_dataset",
     "load_text",
     "normalize",

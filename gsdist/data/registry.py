@@ -14,6 +14,8 @@ from gsdist.data import cifar10, digits, fashion_mnist, text
 from gsdist.data.download import data_root
 from gsdist.data.image_folder import DEFAULT_IMAGE_SIZE, FolderImages, imagenet_folder
 from gsdist.data.images import ImageArrays, ImageDataset, ImageFormat
+from gsdist.data.tiny_imagenet import TinyImageNet
+from gsdist.data.torchvision_cifar import CIFAR100_FORMAT, load_cifar100
 from gsdist.errors import ConfigError
 
 __all__ = [
@@ -56,6 +58,12 @@ _DESCRIPTIONS = (
         licence="none stated for the data; package ISC",
     ),
     DatasetInfo(
+        name="cifar100",
+        content="50,000 + 10,000 colour photographs 32x32, 100 classes",
+        source="its authors' cifar-100-python.tar.gz, unpacked, which is torchvision's folder",
+        licence="none stated",
+    ),
+    DatasetInfo(
         name="fashion-mnist",
         content="60,000 + 10,000 grey images of clothes 28x28, 10 classes",
         source=f"gsdist data fashion-mnist (apt-get download {fashion_mnist.PACKAGE}, 31 MB), "
@@ -73,6 +81,12 @@ _DESCRIPTIONS = (
         content="your own colour images in train/CLASS/ and val/CLASS/",
         source="you",
         licence="yours",
+    ),
+    DatasetInfo(
+        name="tiny-imagenet",
+        content="100,000 + 10,000 colour photographs 64x64, 200 classes",
+        source="its authors' tiny-imagenet-200.zip, unpacked",
+        licence="non-commercial research, as ImageNet",
     ),
     DatasetInfo(
         name="imagenet",
@@ -107,6 +121,7 @@ _ARRAYS: dict[
     tuple[ImageFormat, Callable[[Split, Path], tuple[NDArray[np.uint8], NDArray[np.int64]]]],
 ] = {
     "cifar10": (cifar10.FORMAT, cifar10.load),
+    "cifar100": (CIFAR100_FORMAT, load_cifar100),
     "fashion-mnist": (fashion_mnist.FORMAT, fashion_mnist.load),
     "digits": (digits.FORMAT, lambda split, root: digits.load(split)),
 }
@@ -142,7 +157,7 @@ def load_dataset(
     """Open one split of a data set that is already on this machine, verified; never downloads.
 
     Args:
-        name: cifar10, fashion-mnist, digits, image-folder or imagenet.
+        name: cifar10, cifar100, fashion-mnist, digits, image-folder, tiny-imagenet or imagenet.
         split: "train" or "test" (the folder `val/` of folder data).
         root: data root; default GSDIST_DATA, then ~/.cache/gsdist/data.
         subset: keep this many images: the first ones, of folders evenly spread ones; None = all.
@@ -161,6 +176,10 @@ def load_dataset(
     folder = data_root(root)
     if name in _ARRAYS:
         return _load_arrays(name, split, folder, subset, image_size)
+    if name == "tiny-imagenet":
+        tiny = TinyImageNet(folder, split, subset=subset)
+        _check_size(name, image_size, tiny.format)
+        return tiny
     if image_size is not None and image_size < 1:
         raise ConfigError(f"image_size must be at least 1 pixel, got {image_size}")
     return FolderImages(
@@ -250,10 +269,14 @@ def _load_arrays(
     name: str, split: Split, root: Path, subset: int | None, image_size: int | None
 ) -> ImageArrays:
     image_format, load = _ARRAYS[name]
+    _check_size(name, image_size, image_format)
+    images, labels = load(split, root)
+    return ImageArrays(images[:subset], labels[:subset], image_format)
+
+
+def _check_size(name: str, image_size: int | None, image_format: ImageFormat) -> None:
     if image_size not in (None, image_format.image_size):
         raise ConfigError(
             f"image_size={image_size}: the images of {name!r} are {image_format.image_size} pixels "
             "wide and used as they are; leave image_size out"
         )
-    images, labels = load(split, root)
-    return ImageArrays(images[:subset], labels[:subset], image_format)

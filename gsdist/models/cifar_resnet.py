@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gsdist.errors import ConfigError
 from gsdist.models.layers import conv3x3, initialise_convolutions
+from gsdist.models.staged import StagedNetwork
 
 __all__ = ["CifarResNet", "Shortcut", "check_shortcut"]
 
@@ -31,10 +32,8 @@ def check_shortcut(kind: str) -> None:
         raise ConfigError(f"shortcut must be 'projection' or 'padding', got {kind!r}")
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(StagedNetwork):
     """Classify small images with a ResNet of basic blocks.
-
-    Takes float images `(N, in_channels, H, W)`, returns logits `(N, num_classes)`.
 
     Args:
         depth: number of weighted layers, 6n + 2 with n blocks per stage.
@@ -63,23 +62,29 @@ class CifarResNet(nn.Module):
                 f"depth of a CIFAR ResNet must be 6n + 2 (8, 14, 20, ...), got {depth}"
             )
         check_shortcut(shortcut)
-        blocks = (depth - 2) // 6
+        self._blocks = (depth - 2) // 6
+        self._widths = widths
+        self._shortcut: Shortcut = shortcut
         self.stem = nn.Sequential(
             conv3x3(in_channels, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
         )
-        self.stages = nn.Sequential(
-            _stage(blocks, widths[0], widths[1], 1, shortcut),
-            _stage(blocks, widths[1], widths[2], 2, shortcut),
-            _stage(blocks, widths[2], widths[3], 2, shortcut),
-        )
+        self.stages = nn.Sequential(*(self.make_stage(number) for number in range(3)))
+        self.tail = self.make_tail()
         self.classifier = nn.Linear(widths[3], num_classes)
         initialise_convolutions(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits."""
-        features: Tensor = self.stages(self.stem(images))
-        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
-        return logits
+    def make_stage(self, number: int, *, keep_shape: bool = False) -> nn.Sequential:
+        """Build a stage with fresh weights."""
+        channels = self._widths[number + 1]
+        in_channels = channels if keep_shape else self._widths[number]
+        stride = 1 if keep_shape or number == 0 else 2
+        first = _BasicBlock(in_channels, channels, stride, self._shortcut)
+        rest = [_BasicBlock(channels, channels, 1, self._shortcut) for _ in range(self._blocks - 1)]
+        return nn.Sequential(first, *rest)
+
+    def make_tail(self) -> nn.Module:
+        """Build nothing: the last stage ends in an activation."""
+        return nn.Identity()
 
 
 class _BasicBlock(nn.Module):
@@ -116,11 +121,3 @@ def _shortcut(in_channels: int, channels: int, stride: int, kind: Shortcut) -> n
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
     )
-
-
-def _stage(
-    blocks: int, in_channels: int, channels: int, stride: int, shortcut: Shortcut
-) -> nn.Sequential:
-    first = _BasicBlock(in_channels, channels, stride, shortcut)
-    rest = [_BasicBlock(channels, channels, 1, shortcut) for _ in range(blocks - 1)]
-    return nn.Sequential(first, *rest)

@@ -1,10 +1,14 @@
 """Swap batch normalisation for one that depends on neither the batch nor the world size."""
 
 import math
+from typing import Literal
 
 from torch import nn
 
-__all__ = ["GROUPS", "replace_batch_norm"]
+__all__ = ["GROUPS", "Normalization", "replace_batch_norm"]
+
+Normalization = Literal["batch", "group"]
+"""Batch normalisation, or group normalisation, which does not depend on the local batch."""
 
 GROUPS = 8
 """Groups per layer; fewer where the channels do not divide."""

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 
 from gsdist.errors import ConfigError
 from gsdist.models.layers import conv3x3, initialise_convolutions
+from gsdist.models.staged import StagedNetwork
 
 __all__ = ["WideResNet"]
 
 
-class WideResNet(nn.Module):
+class WideResNet(StagedNetwork):
     """Classify small images with a pre-activation ResNet of depth 6n + 4 and widths 16k, 32k, 64k.
-
-    Takes float images `(N, in_channels, H, W)`, returns logits `(N, num_classes)`.
 
     Args:
         depth: number of weighted layers, 6n + 4 with n blocks per stage.
@@ -35,23 +34,26 @@ class WideResNet(nn.Module):
             raise ConfigError(f"depth of a WRN must be 6n + 4 (10, 16, 22, 28, ...), got {depth}")
         if widen_factor < 1:
             raise ConfigError(f"widen factor of a WRN must be at least 1, got {widen_factor}")
-        blocks = (depth - 4) // 6
-        widths = (16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor)
-        self.stem = conv3x3(in_channels, widths[0])
-        self.stages = nn.Sequential(
-            _stage(blocks, widths[0], widths[1], 1),
-            _stage(blocks, widths[1], widths[2], 2),
-            _stage(blocks, widths[2], widths[3], 2),
-        )
-        self.norm = nn.BatchNorm2d(widths[3])
-        self.classifier = nn.Linear(widths[3], num_classes)
+        self._blocks = (depth - 4) // 6
+        self._widths = (16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor)
+        self.stem = conv3x3(in_channels, self._widths[0])
+        self.stages = nn.Sequential(*(self.make_stage(number) for number in range(3)))
+        self.tail = self.make_tail()
+        self.classifier = nn.Linear(self._widths[3], num_classes)
         initialise_convolutions(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits."""
-        features = F.relu(self.norm(self.stages(self.stem(images))))
-        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
-        return logits
+    def make_stage(self, number: int, *, keep_shape: bool = False) -> nn.Sequential:
+        """Build a stage with fresh weights."""
+        channels = self._widths[number + 1]
+        in_channels = channels if keep_shape else self._widths[number]
+        stride = 1 if keep_shape or number == 0 else 2
+        first = _PreActivationBlock(in_channels, channels, stride)
+        rest = [_PreActivationBlock(channels, channels, 1) for _ in range(self._blocks - 1)]
+        return nn.Sequential(first, *rest)
+
+    def make_tail(self) -> nn.Sequential:
+        """Build the activation that pre-activation blocks leave to whoever reads them."""
+        return nn.Sequential(nn.BatchNorm2d(self._widths[3]), nn.ReLU())
 
 
 class _PreActivationBlock(nn.Module):
@@ -74,10 +76,3 @@ class _PreActivationBlock(nn.Module):
         inner = self.conv2(F.relu(self.norm2(self.conv1(active))))
         result: Tensor = skipped + inner
         return result
-
-
-def _stage(blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:
-    first = _PreActivationBlock(in_channels, channels, stride)
-    return nn.Sequential(
-        first, *(_PreActivationBlock(channels, channels, 1) for _ in range(blocks - 1))
-    )

@@ -84,6 +84,8 @@ class TrainConfig:
     """Continue from the newest complete checkpoint; start afresh when there is none."""
     run_dir: Path = Path("runs/latest")
     """Where config.toml, metrics.jsonl and summary.json go; those of an earlier run are replaced."""
+    save_model: Path | None = None
+    """File that the trained model's parameters and buffers are written to at the end; unset: none."""
     progress: bool = True
     """Show progress on rank 0: a bar in a terminal, plain lines elsewhere."""
 

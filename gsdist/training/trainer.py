@@ -89,13 +89,16 @@ class Trainer:
         config = self._config
         self._training_data = self._workload.training_dataset()
         self._evaluation_data = self._workload.evaluation_dataset()
-        self._batches = TrainingBatches(
-            len(self._training_data),  # type: ignore[arg-type]
-            batch_size=config.batch_size,
-            rank=self._rank,
-            world_size=self._world_size,
-            seed=config.seed,
-        )
+        dealing = {
+            "batch_size": config.batch_size,
+            "rank": self._rank,
+            "world_size": self._world_size,
+            "seed": config.seed,
+        }
+        schedule = self._workload.training_batches(**dealing)
+        if schedule is None:
+            schedule = TrainingBatches(len(self._training_data), **dealing)  # type: ignore[arg-type]
+        self._batches = schedule
         self._steps_per_epoch = self._batches.batches_per_epoch // config.accumulation
         if self._steps_per_epoch == 0:
             raise ConfigError(
@@ -294,6 +297,9 @@ class Trainer:
             directory = self._config.run_dir
             summary.curves.update(curves_of(metrics.read_records(directory / metrics.FILE_NAME)))
             _write(directory / SUMMARY_FILE, summary.to_json())
+            if self._config.save_model is not None:
+                self._config.save_model.parent.mkdir(parents=True, exist_ok=True)
+                torch.save(self._learner.model.state_dict(), self._config.save_model)
         return summary
 
     # ---- checkpoints --------------------------------------------------------------------------------

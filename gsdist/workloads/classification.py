@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gsdist.data import (
     ImageDataset,
     check_dataset_name,
+    few_of_each_class,
     load_dataset,
     normalize,
     random_crop,
@@ -21,7 +22,7 @@ from gsdist.models import Normalization, build_model, check_model
 from gsdist.models.cifar_resnet import Shortcut
 from gsdist.workloads.contract import LossParts, Workload
 
-__all__ = ["ClassificationConfig", "ClassificationWorkload"]
+__all__ = ["ClassificationConfig", "ClassificationWorkload", "classification_sums"]
 
 Batch = tuple[Tensor, Tensor]
 
@@ -34,13 +35,17 @@ class ClassificationConfig:
     """Network: resnet8/14/20/32/44/56/110 or wrn-D-K for small images, mlp, or any classification
     model of torchvision (resnet50, vit_b_16, ...)."""
     data: str = "cifar10"
-    """Data set: cifar10, fashion-mnist, digits, image-folder or imagenet."""
+    """Data set: cifar10, cifar100, fashion-mnist, digits, image-folder, tiny-imagenet or imagenet."""
     data_root: str | None = None
     """Folder that holds the data; default GSDIST_DATA, then ~/.cache/gsdist/data."""
     image_size: int | None = None
     """Height and width that folder images are cut to, default 224; other data has its own size."""
     train_subset: int | None = None
     """Train on this many images only; default all."""
+    train_per_class: int | None = None
+    """Train on this many images of each class only; default all."""
+    subset_seed: int = 0
+    """Chooses those of train_per_class."""
     augment: bool = True
     """Whether to train on random crops and flips, as usual for the data set."""
     label_smoothing: float = 0.0
@@ -62,7 +67,7 @@ class ClassificationConfig:
             raise ConfigError(
                 f"label_smoothing must be at least 0 and below 1, got {self.label_smoothing}"
             )
-        for name in ("train_subset", "image_size"):
+        for name in ("train_subset", "train_per_class", "image_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1 when given, got {value}")
@@ -128,27 +133,36 @@ class ClassificationWorkload(Workload):
     def evaluate(
         self, model: nn.Module, batches: Iterable[Batch]
     ) -> Mapping[str, tuple[float, float]]:
-        """Sum up top-1 hits as "accuracy" and cross-entropy without smoothing as "loss"."""
+        """Sum up over images what `metric_sums` measures."""
         was_training = model.training
         model.eval()
-        images_seen, hits, loss_sum = 0, 0.0, 0.0
-        totals: list[Tensor] = []
+        names = self.metric_names(model)
+        images_seen = 0
+        totals = [torch.zeros(len(names), dtype=torch.float64)]
         with torch.no_grad():
             for images, labels in batches:
-                logits = model(images)
                 images_seen += len(labels)
-                loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-                totals.append(torch.stack([(logits.argmax(1) == labels).sum(), loss]).double())
+                sums = self.metric_sums(model, images, labels)
+                totals.append(torch.stack([sums[name].double() for name in names]))
         model.train(was_training)
-        if totals:
-            # One transfer from the device for all batches.
-            hits, loss_sum = torch.stack(totals).sum(0).tolist()
-        return {"accuracy": (hits, float(images_seen)), "loss": (loss_sum, float(images_seen))}
+        # One transfer from the device for all batches.
+        result = torch.stack([total.to(totals[-1].device) for total in totals]).sum(0).tolist()
+        return {
+            name: (value, float(images_seen)) for name, value in zip(names, result, strict=True)
+        }
+
+    def metric_names(self, model: nn.Module) -> tuple[str, ...]:
+        """List what `metric_sums` measures."""
+        return ("accuracy", "loss")
+
+    def metric_sums(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Count top-1 hits as "accuracy" and sum up cross-entropy without smoothing as "loss"."""
+        return classification_sums(model(images), labels)
 
     @cached_property
     def _training_data(self) -> ImageDataset:
         config = self.config
-        return load_dataset(
+        data = load_dataset(
             config.data,
             "train",
             config.data_root,
@@ -156,8 +170,17 @@ class ClassificationWorkload(Workload):
             image_size=config.image_size,
             random_crop=config.augment,
         )
+        if config.train_per_class is None:
+            return data
+        return few_of_each_class(data, config.train_per_class, config.subset_seed)
 
     @cached_property
     def _evaluation_data(self) -> ImageDataset:
         config = self.config
         return load_dataset(config.data, "test", config.data_root, image_size=config.image_size)
+
+
+def classification_sums(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Count top-1 hits of logits `(N, C)` as "accuracy" and sum up their cross-entropy as "loss"."""
+    loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+    return {"accuracy": (logits.argmax(1) == labels).sum(), "loss": loss}

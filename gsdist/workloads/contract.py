@@ -21,9 +21,9 @@ and on the configuration, never on this rank's data.
 """
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from torch.utils.data import Dataset
 
 from gsdist.errors import ConfigError, InputTypeError
 
-__all__ = ["LayoutChange", "LossParts", "Workload"]
+__all__ = ["BatchSchedule", "LayoutChange", "LossParts", "Workload"]
 
 
 class LossParts(dict[str, Tensor]):
@@ -65,6 +65,25 @@ class LossParts(dict[str, Tensor]):
         for term in terms[1:]:
             total = total + term
         return total
+
+
+class BatchSchedule(Protocol):
+    """Yield one rank's batches of indices of epoch `epoch`, beginning at batch `first_batch`.
+
+    A pure function of settings, epoch and rank; every rank yields as many batches of the same size.
+    """
+
+    epoch: int
+    first_batch: int
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Return the number of batches of a whole epoch."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[int]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +149,12 @@ class Workload(abc.ABC):
         evaluation mode without gradients and leave the model in the mode it came in. All ranks
         return the same metric names, also for no batches. Issues no collective.
         """
+
+    def training_batches(
+        self, *, batch_size: int, rank: int, world_size: int, seed: int
+    ) -> BatchSchedule | None:
+        """Return how the training set is dealt out in batches, or None for a plain shuffle."""
+        return None
 
     def replicated_loss(self, model: nn.Module) -> Tensor | None:
         """Return a scalar that depends on parameters only, or None.

@@ -46,14 +46,21 @@ def test_help_needs_no_torch_and_fits_the_screen() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
-    for command in ("train", "doctor", "data", "report"):
+    for command in ("train", "doctor", "data", "report", "compact"):
         assert re.search(rf"^ +{command} ", done.stdout, re.MULTILINE)
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train", "--help"], [*TRAIN, "--help"], ["doctor", "-h"], ["data", "-h"], ["report", "-h"]],
+    [
+        ["train", "--help"],
+        [*TRAIN, "--help"],
+        ["doctor", "-h"],
+        ["data", "-h"],
+        ["report", "-h"],
+        ["compact", "-h"],
+    ],
 )
 def test_every_command_explains_itself(
     arguments: list[str], capsys: pytest.CaptureFixture[str]

@@ -3,9 +3,10 @@
 import hashlib
 
 import numpy as np
+import torch
 from sklearn.datasets import load_digits
 
-from gsdist.data import digits, load_dataset
+from gsdist.data import digits, few_of_each_class, load_dataset
 
 
 def test_the_split_is_fixed_and_covers_everything_once():
@@ -31,3 +32,15 @@ def test_mean_and_spread_are_those_of_the_training_images():
     pixels = data.images.double() / 255
     assert abs(pixels.mean().item() - data.format.mean[0]) < 5e-5
     assert abs(pixels.std(correction=0).item() - data.format.std[0]) < 5e-5
+
+
+def test_few_of_each_class_are_as_many_of_all_and_depend_on_the_seed():
+    data = load_dataset("digits", "train")
+    few = few_of_each_class(data, 7, seed=0)
+    assert few.all_labels().bincount().tolist() == [7] * 10
+    assert [few[index][1] for index in range(70)] == few.all_labels().tolist()
+    assert few.format == data.format
+    originals = {(image.numpy().tobytes(), label) for image, label in data}
+    assert all((image.numpy().tobytes(), label) in originals for image, label in few)
+    other = few_of_each_class(data, 7, seed=1)
+    assert not all(torch.equal(few[index][0], other[index][0]) for index in range(70))

@@ -41,7 +41,8 @@ def test_data_sets_travel_to_worker_processes():
 
 def test_descriptions_cover_all_names():
     names = [info.name for info in describe()]
-    images = ["cifar10", "fashion-mnist", "digits", "image-folder", "imagenet"]
+    images = ["cifar10", "cifar100", "fashion-mnist", "digits", "image-folder"]
+    images += ["tiny-imagenet", "imagenet"]
     assert names == [*images, "shakespeare", "python-source", "text-folder"]
     for info in describe():
         check_dataset_name(info.name, info.kind)

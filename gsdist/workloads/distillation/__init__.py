@@ -1,0 +1,38 @@
+"""Offer the distillation workloads: students of a trained teacher, teachers, and peers."""
+
+from gsdist.workloads.distillation.dist import DistConfig, DistWorkload
+from gsdist.workloads.distillation.dkd import DkdConfig, DkdWorkload
+from gsdist.workloads.distillation.hsakd_student import HsakdStudentConfig, HsakdStudentWorkload
+from gsdist.workloads.distillation.hsakd_teacher import HsakdTeacherConfig, HsakdTeacherWorkload
+from gsdist.workloads.distillation.hssakd_online import HssakdOnlineConfig, HssakdOnlineWorkload
+from gsdist.workloads.distillation.kd import KdConfig, KdWorkload
+from gsdist.workloads.distillation.linear_transfer import (
+    LinearTransferConfig,
+    LinearTransferWorkload,
+)
+from gsdist.workloads.distillation.mcl import MclConfig, MclWorkload
+from gsdist.workloads.distillation.mcl_memory_bank import (
+    MclMemoryBankConfig,
+    MclMemoryBankWorkload,
+)
+
+__all__ = [
+    "DistConfig",
+    "DistWorkload",
+    "DkdConfig",
+    "DkdWorkload",
+    "HsakdStudentConfig",
+    "HsakdStudentWorkload",
+    "HsakdTeacherConfig",
+    "HsakdTeacherWorkload",
+    "HssakdOnlineConfig",
+    "HssakdOnlineWorkload",
+    "KdConfig",
+    "KdWorkload",
+    "LinearTransferConfig",
+    "LinearTransferWorkload",
+    "MclConfig",
+    "MclMemoryBankConfig",
+    "MclMemoryBankWorkload",
+    "MclWorkload",
+]

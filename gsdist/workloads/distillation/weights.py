@@ -1,0 +1,84 @@
+"""Load the weights of a network that is not trained, and make sure that they are the ones meant."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from gsdist.data.download import file_sha256
+from gsdist.errors import CheckpointError
+
+__all__ = ["frozen_network", "load_weights", "read_weights", "verified_hash"]
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def verified_hash(path: Path, expected: str | None) -> str:
+    """Return the SHA-256 of a file of weights.
+
+    Raises:
+        CheckpointError: the file cannot be read, or has another hash than the one expected.
+    """
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read the weights {path}: {error.strerror}; `gsdist train ... --save-model PATH` "
+            "writes such a file"
+        ) from error
+    if expected not in (None, found):
+        raise CheckpointError(
+            f"{path} has SHA-256 {found}, expected {expected}: it holds other weights than those asked "
+            "for; name the right file, or leave the hash out"
+        )
+    return found
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read what `--save-model` wrote: parameters and buffers by name, on the CPU.
+
+    Raises:
+        CheckpointError: the file cannot be read or is none of weights.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is not a file of weights: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path} is not a file of weights: it holds no tensors by name")
+    return state
+
+
+def load_weights(network: nn.Module, path: Path, *, assign: bool = False) -> None:
+    """Fill a network with what `--save-model` wrote: parameters and buffers by name.
+
+    With `assign` the file's tensors take the place of the network's own, which may be on device meta.
+
+    Raises:
+        CheckpointError: not a file of weights, or weights of another network.
+    """
+    state = read_weights(path)
+    try:
+        network.load_state_dict(state, assign=assign)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} does not hold the weights of this {type(network).__name__}: {error}; name the file "
+            "written when that very network was trained"
+        ) from error
+
+
+def frozen_network(build: Callable[[], Network], path: Path) -> Network:
+    """Build a network with weights from a file, in evaluation mode and without gradients.
+
+    Draws no random numbers.
+
+    Raises:
+        CheckpointError: not a file of weights, or weights of another network.
+    """
+    with torch.device("meta"):
+        network = build()
+    load_weights(network, path, assign=True)
+    return network.requires_grad_(False).eval()

@@ -1,0 +1,76 @@
+"""The distillation benchmark: what it concludes from accuracies, and how it sets runs beside papers."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from benchmarks.distillation.acceptance import METHODS, Result, check
+from benchmarks.distillation.published import PUBLISHED, compare, table
+from gsdist.training import RunSummary
+from gsdist.workloads.distillation.presets import PAIRS
+
+
+def results(**means: float) -> dict[str, Result]:
+    base = {"baseline": 80.0, "kd": 84.0, "kd_rotations": 90.0, "hsakd": 91.0, "compressed": 90.5}
+    base |= means
+    return {
+        method: Result(accuracies=[value - 1, value, value + 1], compression=[12.0] * 3)
+        for method, value in zip(METHODS, base.values(), strict=True)
+    }
+
+
+def failing(**means: float) -> list[str]:
+    return [name for name, holds in check(results(**means)).items() if not holds]
+
+
+def test_expectations_hold_and_fail_one_by_one() -> None:
+    assert failing() == []
+    assert failing(hsakd=83.9, compressed=83.5) == ["hsakd is at least as good as kd"]
+    assert failing(kd=78.9) == ["kd is at most 1 point below baseline"]
+    assert failing(compressed=89.9) == ["gs-sgd is within 1 point of dense"]
+    assert "hsakd beats baseline in four seeds of five" in failing(hsakd=79.0)
+    assert "hsakd is at least 3 points above baseline" in failing(hsakd=82.0)
+    few = results() | {"hsakd with gs-sgd": Result(accuracies=[91.0], compression=[9.9])}
+    assert not check(few)["gs-sgd sends at most a tenth"]
+
+
+def test_wins_are_counted_in_pairs() -> None:
+    one = Result(accuracies=[1.0, 5.0, 3.0], compression=[1.0])
+    other = Result(accuracies=[2.0, 4.0, 3.0], compression=[1.0])
+    found = one.to_mapping(other)
+    assert (found["mean"], found["sd"], found["wins"]) == (3.0, 2.0, 1)
+
+
+def summary(workload: str, seed: int, curve: list[float], **settings: Any) -> RunSummary:
+    values: dict[str, Any] = {field.name: None for field in dataclasses.fields(RunSummary)}
+    values |= {
+        "workload": workload,
+        "primary_metric": "accuracy",
+        "metrics": {"accuracy": curve[-1]},
+        "curves": {"train": {}, "evaluation": {"accuracy": curve}},
+        "config": {"workload": settings, "train": {"seed": seed}},
+    }
+    return RunSummary(**values)
+
+
+def test_runs_stand_beside_the_published_row_of_their_pair() -> None:
+    pair = {"model": "resnet20", "teacher": "resnet56", "data": "cifar100"}
+    rows = compare(
+        [
+            summary("hsakd-student", 1, [0.70, 0.74, 0.73], **pair),
+            summary("hsakd-student", 0, [0.71, 0.75], **pair),
+            summary("classification", 0, [0.69], model="resnet20", data="cifar100"),
+            summary("kd", 0, [0.9], model="resnet20", teacher="resnet56", data="cifar10"),
+        ]
+    )
+    assert [row.published for row in rows] == ["73.73 .10", "69.62 .26", "-"]
+    assert (rows[0].seeds, rows[0].last) == ([0, 1], pytest.approx([73, 75]))
+    assert rows[0].best == pytest.approx([74, 75])
+    text = table(rows)
+    assert "74.00 sd 1.41" in text
+    assert "resnet56:resnet20" in text
+
+
+def test_every_preset_has_published_accuracies() -> None:
+    assert set(PUBLISHED) == set(PAIRS)
