@@ -4,13 +4,7 @@
 // docs/sketch-format.md describes the same functions in words, with test vectors.
 #pragma once
 
-#include <cstdint>
-
-#if defined(__CUDACC__)
-#define GSDIST_INLINE static __host__ __device__ __forceinline__
-#else
-#define GSDIST_INLINE static inline
-#endif
+#include "portable.h"
 
 namespace gsdist {
 
