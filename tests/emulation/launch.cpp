@@ -5,6 +5,7 @@
 
 #include "language.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -31,8 +32,10 @@ constexpr std::size_t kStack = 64 * 1024;
 enum class State { kReady, kAtBarrier, kAtBallot, kDone };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t start;
+  jmp_buf resume;
   std::unique_ptr<char[]> stack{new char[kStack]};
+  bool started = false;
   State state = State::kDone;
   bool vote = false;
   uint32_t ballot = 0;
@@ -47,13 +50,14 @@ class ThreadBlock {
 
   void run(const std::function<void()>& kernel, const std::vector<uint32_t>& order) {
     kernel_ = &kernel;
-    for (Fiber& fiber : fibers_) start(fiber);
+    for (Fiber& fiber : fibers_) fiber.state = State::kReady;
     while (resume_ready(order)) {
       release_ballots();
       release_barrier();
     }
     for (const Fiber& fiber : fibers_) {
       if (fiber.state != State::kDone) {
+        for (Fiber& each : fibers_) each.started = false;
         throw std::runtime_error("some threads wait at a barrier or ballot that others passed by");
       }
     }
@@ -62,7 +66,8 @@ class ThreadBlock {
   void wait(State state) {
     Fiber& fiber = fibers_[threadIdx.x];
     fiber.state = state;
-    swapcontext(&fiber.context, &scheduler_);
+    // Not swapcontext, which asks the kernel for the signal mask every time.
+    if (_setjmp(fiber.resume) == 0) _longjmp(scheduler_, 1);
   }
 
   uint32_t ballot(bool vote) {
@@ -74,16 +79,25 @@ class ThreadBlock {
  private:
   static void enter() {
     ThreadBlock& block = instance();
-    (*block.kernel_)();
-    block.wait(State::kDone);
+    for (;;) {
+      (*block.kernel_)();
+      block.wait(State::kDone);
+    }
   }
 
-  void start(Fiber& fiber) {
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStack;
-    makecontext(&fiber.context, &ThreadBlock::enter, 0);
-    fiber.state = State::kReady;
+  static void start(Fiber& fiber) {
+    fiber.started = true;
+    getcontext(&fiber.start);
+    fiber.start.uc_stack.ss_sp = fiber.stack.get();
+    fiber.start.uc_stack.ss_size = kStack;
+    makecontext(&fiber.start, &ThreadBlock::enter, 0);
+    setcontext(&fiber.start);
+  }
+
+  void resume(Fiber& fiber) {
+    if (_setjmp(scheduler_) != 0) return;
+    if (fiber.started) _longjmp(fiber.resume, 1);
+    start(fiber);
   }
 
   bool resume_ready(const std::vector<uint32_t>& order) {
@@ -92,7 +106,7 @@ class ThreadBlock {
       if (fibers_[thread].state != State::kReady) continue;
       any = true;
       threadIdx.x = thread;
-      swapcontext(&scheduler_, &fibers_[thread].context);
+      resume(fibers_[thread]);
     }
     return any;
   }
@@ -122,7 +136,7 @@ class ThreadBlock {
   }
 
   std::vector<Fiber> fibers_ = std::vector<Fiber>(kThreads);
-  ucontext_t scheduler_;
+  jmp_buf scheduler_;
   const std::function<void()>* kernel_ = nullptr;
 };
 
