@@ -1,8 +1,8 @@
 """Say which kernels of `csrc/cuda` run, in which order and on what memory; who launches is open.
 
 Everything works on tensors that have been checked already, in the stream the launcher takes. No
-step waits for the device, and workspace comes from torch's allocator, so that a call can be
-captured in a CUDA graph (see `ordered_blocks` for the exception).
+step waits for the device, and workspace comes from torch's allocator, so that every call can be
+captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -106,10 +106,9 @@ class CudaKernels:
         )
 
     def ordered_blocks(self, table: Tensor, seed: int, offset: int, count: int) -> BlockOrder:
-        """Return the order for slices of `count` values at `offset`, whatever their values.
+        """Return the order for slices of `count` values at `offset`, whatever values they hold.
 
-        Keep it: it is sorted, which takes longer than encoding. Not to be called while a CUDA graph
-        is captured, unless the order is used in that graph alone.
+        Sorting takes longer than encoding, so keep the order where slices recur.
         """
         rows, columns = table.shape
         first = offset // BLOCK
@@ -216,9 +215,7 @@ class CudaKernels:
         state, marks, dimension = selection.state, selection.marks, selection.dimension
         sampled = selection.sample.numel()
         self._launch("begin_selection", 1, state, dimension, selection.k)
-        self._launch(
-            f"sample_{name}", _blocks_for(sampled), selection.sample, dimension, *source
-        )
+        self._launch(f"sample_{name}", _blocks_for(sampled), selection.sample, dimension, *source)
         for shift in _DIGIT_SHIFTS[:2]:
             self._launch(
                 "count_digits_of_sample",

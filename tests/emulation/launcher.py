@@ -16,7 +16,16 @@ from gsdist.sketch.cuda_launch import as_words
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(__file__).with_name("launch.cpp")
-FLAGS = ["-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+FLAGS = [
+    "-std=c++17",
+    "-O1",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-shared",
+    "-fPIC",
+]
 
 
 @functools.cache

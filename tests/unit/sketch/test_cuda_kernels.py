@@ -132,7 +132,9 @@ DIMENSIONS = [1, 63, 64, 65, TILE - 1, TILE, TILE + 1, 40_000]
 
 
 def shares(dimension):
-    return sorted({1, max(1, dimension // 1000), -(-dimension // 3), max(1, dimension - 1), dimension})
+    return sorted(
+        {1, max(1, dimension // 1000), -(-dimension // 3), max(1, dimension - 1), dimension}
+    )
 
 
 @pytest.mark.parametrize("filled", [0.02, 1.0])
@@ -197,9 +199,7 @@ def test_compensate(kernels, size, number):
         (residual, momentum, True),
     ]:
         out, expected = torch.full((size,), torch.nan), np.empty(size, np.float32)
-        finite = kernels.compensate(
-            out, some_residual, some_momentum, gradient, 0.3, 0.9, nesterov
-        )
+        finite = kernels.compensate(out, some_residual, some_momentum, gradient, 0.3, 0.9, nesterov)
         reference.compensate(
             expected,
             np.zeros(size, np.float32) if some_residual is None else some_residual.numpy(),
@@ -259,7 +259,9 @@ def test_casts_round_as_torch_does(kernels, number):
     kernels.cast(narrow, values, one)
     torch.testing.assert_close(narrow, values.to(number), rtol=0, atol=0, equal_nan=True)
     finite = torch.isfinite(narrow)
-    assert torch.equal(narrow[finite].view(torch.int16), values.to(number)[finite].view(torch.int16))
+    assert torch.equal(
+        narrow[finite].view(torch.int16), values.to(number)[finite].view(torch.int16)
+    )
 
 
 @pytest.mark.parametrize("number", [torch.float16, torch.bfloat16])

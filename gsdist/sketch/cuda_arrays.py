@@ -1,0 +1,89 @@
+"""View what users pass, torch tensors or CuPy arrays on a GPU, as checked tensors; no copies."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gsdist.errors import ConfigError, InputTypeError
+
+__all__ = ["device_view", "like_on_device", "on_stream_of", "same_length"]
+
+_DEVICE = "cuda"
+
+
+def device_view(
+    array: object, name: str, *dtypes: torch.dtype, dimensions: int = 1, aligned_to: int = 1
+) -> Tensor:
+    """View `array` as a contiguous tensor on a GPU of one of the dtypes.
+
+    Raises:
+        InputTypeError: another type, dtype, device, layout, alignment or number of dimensions.
+    """
+    if isinstance(array, Tensor):
+        tensor = array
+    elif hasattr(array, "__dlpack__"):
+        tensor = torch.from_dlpack(array)
+    else:
+        raise InputTypeError(
+            f"{name}: expected a CUDA tensor or CuPy array, got {type(array).__name__}"
+        )
+    if tensor.device.type != _DEVICE:
+        raise InputTypeError(
+            f"{name} is on device {tensor.device}, but the table is on a GPU; pass t.to('cuda')"
+        )
+    if tensor.requires_grad:
+        raise InputTypeError(
+            f"{name} requires a gradient, but sketching is not differentiable; pass t.detach()"
+        )
+    if tensor.dtype not in dtypes:
+        expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        found = str(tensor.dtype).removeprefix("torch.")
+        raise InputTypeError(f"{name}: expected {expected}, got {found}; convert it with t.to()")
+    if tensor.layout != torch.strided or not tensor.is_contiguous() or tensor.is_neg():
+        raise InputTypeError(f"{name} is not a contiguous array; pass t.contiguous()")
+    if tensor.ndim != dimensions:
+        raise InputTypeError(
+            f"{name}: expected {dimensions} dimension(s), got shape {tuple(tensor.shape)}"
+        )
+    if tensor.data_ptr() % aligned_to:
+        raise InputTypeError(
+            f"{name} does not begin at a multiple of {aligned_to} bytes; pass t.clone()"
+        )
+    return tensor
+
+
+def same_length(first: Tensor, name: str, second: Tensor, other_name: str) -> None:
+    """Check that two vectors have one length and one device.
+
+    Raises:
+        ConfigError: the lengths differ.
+        InputTypeError: the devices differ.
+    """
+    if first.numel() != second.numel():
+        raise ConfigError(
+            f"{name} has {first.numel()} values, {other_name} has {second.numel()}; "
+            "pass equal lengths"
+        )
+    if first.device != second.device:
+        raise InputTypeError(f"{name} is on {first.device}, {other_name} on {second.device}")
+
+
+def like_on_device(tensor: Tensor, kind: Any) -> Any:
+    """Return `tensor` as a CuPy array (same memory) if `kind` is one, else as it is."""
+    if isinstance(kind, Tensor):
+        return tensor
+    return sys.modules["cupy"].from_dlpack(tensor)
+
+
+def on_stream_of(array: object) -> AbstractContextManager[Any]:
+    """Make the current stream of the library that `array` comes from torch's current stream."""
+    if isinstance(array, Tensor):
+        return contextlib.nullcontext()
+    stream = sys.modules["cupy"].cuda.get_current_stream()
+    return torch.cuda.stream(torch.cuda.ExternalStream(stream.ptr))
