@@ -32,7 +32,7 @@ if IS_X86:
     SIMD_FLAGS["avx2"] = ["-mavx2"]
     SIMD_FLAGS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 
-# 80, 90 and 100 serve all GPUs of their generations; newer ones compile the last one's PTX.
+# Each serves all GPUs of its generation; newer ones compile the last one's PTX.
 GPU_ARCHITECTURES = ("80", "90", "100")
 NVCC_FLAGS = ["-std=c++17", "-O3", "--fmad=false", "--threads=0", "-shared"]
 NVCC_FLAGS += ["-Xcompiler=-fPIC,-fvisibility=hidden"]
@@ -99,8 +99,10 @@ class BuildKernels(build_ext):
         if not (self.force or newer_group([*ext.sources, *ext.depends], target)):
             return
         os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
-        codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in GPU_ARCHITECTURES]
-        codes.append("-gencode=arch=compute_{0},code=compute_{0}".format(GPU_ARCHITECTURES[-1]))
+        known = subprocess.run([NVCC, "--list-gpu-code"], capture_output=True, text=True).stdout
+        wanted = [a for a in GPU_ARCHITECTURES if f"sm_{a}" in known.split()]
+        codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in wanted]
+        codes.append(f"-gencode=arch=compute_{wanted[-1]},code=compute_{wanted[-1]}")
         includes = [f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
         command = [NVCC, *NVCC_FLAGS, *codes, *includes, *ext.sources, "-o", target]
         try:

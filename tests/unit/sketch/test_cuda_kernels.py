@@ -1,5 +1,7 @@
 """The GPU's kernels, emulated on the CPU, against the reference: bit by bit, at every edge."""
 
+import mmap
+
 import numpy as np
 import pytest
 import torch
@@ -282,3 +284,113 @@ def test_casts_scale(kernels, size):
     assert torch.equal(narrow, (values * scale).half())
     kernels.cast(wide, narrow, scale)
     assert torch.equal(wide, narrow.float() * scale)
+
+
+# Beyond 2^31: arrays that exist as addresses only, and the thread blocks at their ends.
+
+
+def reserved(count, dtype):
+    """Return a tensor of zeros whose memory the system hands out page by page, where it is used."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE
+    memory = mmap.mmap(-1, count * dtype.itemsize, flags=flags)
+    return torch.frombuffer(memory, dtype=dtype)
+
+
+class LastBlocks(EmulatedLauncher):
+    """Run only the last two thread blocks of every kernel."""
+
+    def launch(self, kernel, thread_blocks, arguments):
+        self.launch_part(kernel, thread_blocks, thread_blocks - 2, thread_blocks, arguments)
+
+
+@pytest.mark.parametrize("count", [2**31 + 77, 2**34 + 77])
+def test_dense_encoding_of_more_values_than_32_bits_count(count):
+    values, cells = reserved(count, torch.float32), torch.zeros(3, 320)
+    tail = normals(6, 1000)
+    values[-1000:] = torch.from_numpy(tail)
+    CudaKernels(LastBlocks()).encode_dense(cells, SEED, values, 5)
+    assert same_bits(cells, encoded(np.zeros((3, 320), np.float32), tail, 5 + count - 1000))
+
+
+def test_tables_of_more_cells_than_32_bits_count(in_order):
+    rows, columns = 3, 2**31
+    indices = np.random.default_rng(7).integers(0, TOP, 300)
+    values = normals(7, 300)
+    cells, other = (reserved(rows * columns, torch.float32).view(rows, columns) for _ in range(2))
+    in_order.encode_sparse(cells, SEED, torch.from_numpy(indices), torch.from_numpy(values))
+    in_order.encode_sparse_ordered(other, SEED, torch.from_numpy(indices), torch.from_numpy(values))
+    for found in (cells, other):
+        expected, out = np.empty(300, np.float32), torch.empty(300)
+        reference.estimate(found.numpy(), SEED, indices, expected, 1)
+        in_order.estimate(found, SEED, torch.from_numpy(indices), out)
+        assert np.array_equal(out, expected)
+        assert np.array_equal(out, values)
+
+
+def selection_state(threshold, k):
+    """Return the state of a selection whose scan is about to begin."""
+    state = torch.zeros(5 + 2048, dtype=torch.int64)
+    state[0] = k
+    state[3] = threshold << 32
+    state[4] = 1
+    return state
+
+
+def marked(marks, first_block):
+    """Return the coordinates marked from a block on."""
+    bits = np.unpackbits(marks[first_block:].numpy().view(np.uint8), bitorder="little")
+    return np.flatnonzero(bits) + first_block * 64
+
+
+def test_finding_values_beyond_32_bits():
+    dimension = 2**32 + 77
+    values, marks = reserved(dimension, torch.float32), reserved(dimension // 64 + 1, torch.int64)
+    values[-100:] = torch.from_numpy(normals(8, 100))
+    threshold = np.float32(0.5)
+    state = selection_state(int(threshold.view(np.uint32)), 5)
+    tiles = -(-dimension // TILE)
+    LastBlocks().launch("find_values", tiles, (state, marks, values, dimension))
+    expected = np.flatnonzero(values[-100:].abs() >= 0.5) + dimension - 100
+    assert np.array_equal(marked(marks, dimension // 64 - 10), expected)
+    assert state[2] == len(expected)
+
+    counts = reserved(2 * tiles, torch.int64)
+    LastBlocks().launch("count_chosen_values", tiles, (state, marks, counts, dimension, values))
+    LastBlocks().launch("place_tiles", 2, (counts[-4:], 2))
+    chosen = torch.full((TILE + 77,), -1)
+    state[0] = len(expected) + 3  # more than were marked: the lowest others fill up
+    arguments = (state, marks, counts, chosen, dimension, values)
+    LastBlocks().launch("write_chosen_values", tiles, arguments)
+    others = np.setdiff1d(np.arange((tiles - 2) * TILE, dimension), expected)[:3]
+    assert np.array_equal(chosen[: len(expected) + 3], np.sort(np.append(others, expected)))
+
+
+def test_finding_estimates_beyond_32_bits(in_order):
+    dimension = 2**36 + 77
+    table = table_of(5, 1280)
+    cells = torch.from_numpy(table)
+    marks = reserved(dimension // 64 + 1, torch.int64)
+    threshold = np.float32(1.0)
+    state = selection_state(int(threshold.view(np.uint32)), 5)
+    masks = torch.empty(2 * table.size // 64, dtype=torch.int64)
+    blocks = -(-table.size // 64 * 32 // THREADS)
+    in_order._launch("mask_cells", blocks, state, cells, masks, table.size // 64)
+    tiles = -(-dimension // TILE)
+    arguments = (state, marks, masks, 5, 1280, SEED, dimension)
+    LastBlocks().launch("find_estimates", tiles, arguments)
+    first = (tiles - 2) * TILE
+    indices, estimates = np.arange(first, dimension), np.empty(dimension - first, np.float32)
+    reference.estimate(table, SEED, indices, estimates, 1)
+    assert np.array_equal(marked(marks, first // 64), indices[np.abs(estimates) >= threshold])
+
+
+def test_elementwise_kernels_beyond_32_bits():
+    count = 2**32 + 77
+    values, narrow = reserved(count, torch.float32), reserved(count, torch.float16)
+    values[-77:] = torch.from_numpy(normals(9, 77))
+    CudaKernels(LastBlocks()).cast(narrow, values, torch.ones(()))
+    assert torch.equal(narrow[-77:], values[-77:].half())
+    out = reserved(count, torch.float32)
+    where = torch.arange(count - 77, count)
+    CudaKernels(EmulatedLauncher()).scatter(out, where, values[-77:], 1.0)
+    assert torch.equal(out[-77:], values[-77:])
