@@ -14,8 +14,8 @@ struct Table {
   const uint64_t* keys;  // row_key of each row
 };
 
-// One bit for every cell of a bucket block.
-struct CellMasks {
+// One bit for every cell of a bucket block. Aligned, so that a GPU reads it at once.
+struct alignas(16) CellMasks {
   uint64_t positive;  // cell >= threshold
   uint64_t negative;  // cell <= -threshold
 };

@@ -176,6 +176,7 @@ GSDIST_KERNEL(pick_digit)(Selection* selection, uint64_t shift) {
 
 // One thread. The sample gave the two upper digits.
 GSDIST_KERNEL(set_threshold)(Selection* selection) {
+  if (threadIdx.x != 0) return;
   const uint32_t threshold = selection->prefix << 10;
   selection->threshold = threshold > 1 ? threshold : 1;
   selection->scanning = 1;
@@ -184,6 +185,7 @@ GSDIST_KERNEL(set_threshold)(Selection* selection) {
 
 // One thread. Where too few reach the threshold, all but zeros are looked for.
 GSDIST_KERNEL(lower_threshold)(Selection* selection) {
+  if (threadIdx.x != 0) return;
   selection->scanning = selection->found < selection->k && selection->threshold > 1;
   if (!selection->scanning) return;
   selection->threshold = 1;
@@ -192,6 +194,7 @@ GSDIST_KERNEL(lower_threshold)(Selection* selection) {
 
 // One thread. Where fewer than k differ from zero, the smallest magnitude to choose is 0.
 GSDIST_KERNEL(begin_ranking)(Selection* selection) {
+  if (threadIdx.x != 0) return;
   selection->ranking = selection->found >= selection->k;
   selection->rank = selection->k;
   selection->prefix = 0;

@@ -11,8 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsdist.errors import ConfigError, InputTypeError
-from gsdist.sketch.cuda_arrays import device_view, like_on_device, on_stream_of, same_length
+from gsdist.errors import ConfigError
+from gsdist.sketch.cuda_arrays import (
+    device_view,
+    like_on_device,
+    on_stream_of,
+    same_device,
+    same_length,
+)
 from gsdist.sketch.cuda_kernels import NUMBER_TYPES, BlockOrder
 from gsdist.sketch.cuda_launch import cuda_kernels
 from gsdist.sketch.format import SketchFormat, integer
@@ -137,8 +143,7 @@ class CudaSketch:
 
     def _view(self, array: object, name: str, *dtypes: torch.dtype) -> Tensor:
         view = device_view(array, name, *dtypes)
-        if view.device != self._cells.device:
-            raise InputTypeError(f"{name} is on {view.device}, the table on {self._cells.device}")
+        same_device(view, name, self._cells, "table")
         return view
 
     def _order(self, offset: int, count: int) -> BlockOrder:
@@ -226,6 +231,7 @@ def scatter(out: Any, indices: Any, values: Any, *, scale: float = 1.0) -> None:
         where = device_view(indices, "indices", torch.int64)
         view = device_view(values, "values", torch.float32)
         same_length(where, "indices", view, "values")
+        same_device(where, "indices", target, "out")
         cuda_kernels().scatter(target, where, view, scale)
 
 
@@ -236,9 +242,9 @@ def cast(out: Any, values: Any, scale: Any) -> None:
     infinity.
 
     Raises:
-        ConfigError: the lengths differ, or `scale` is not a single number.
-        InputTypeError: another combination of types, or not contiguous 1-D arrays on one GPU;
-            `scale` is a float32 scalar on that GPU.
+        ConfigError: the lengths differ.
+        InputTypeError: another combination of types, not contiguous 1-D arrays on one GPU, or
+            `scale` is not a float32 scalar on that GPU.
     """
     with on_stream_of(out):
         source = device_view(values, "values", torch.float32, *_NARROW)
@@ -246,4 +252,5 @@ def cast(out: Any, values: Any, scale: Any) -> None:
         target = device_view(out, "out", *wanted)
         factor = device_view(scale, "scale", torch.float32, dimensions=0)
         same_length(source, "values", target, "out")
+        same_device(factor, "scale", target, "out")
         cuda_kernels().cast(target, source, factor)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gsdist.errors import ConfigError, InputTypeError
 
-__all__ = ["device_view", "like_on_device", "on_stream_of", "same_length"]
+__all__ = ["device_view", "like_on_device", "on_stream_of", "same_device", "same_length"]
 
 _DEVICE = "cuda"
 
@@ -35,7 +35,7 @@ def device_view(
         )
     if tensor.device.type != _DEVICE:
         raise InputTypeError(
-            f"{name} is on device {tensor.device}, but the table is on a GPU; pass t.to('cuda')"
+            f"{name} is on device {tensor.device}, expected one on a GPU; pass t.to('cuda')"
         )
     if tensor.requires_grad:
         raise InputTypeError(
@@ -58,20 +58,31 @@ def device_view(
     return tensor
 
 
+def same_device(first: Tensor, name: str, second: Tensor, other_name: str) -> None:
+    """Check that two arrays are on one GPU.
+
+    Raises:
+        InputTypeError: they are not.
+    """
+    if first.device != second.device:
+        raise InputTypeError(
+            f"{name} is on {first.device}, {other_name} on {second.device}; pass arrays of one GPU"
+        )
+
+
 def same_length(first: Tensor, name: str, second: Tensor, other_name: str) -> None:
-    """Check that two vectors have one length and one device.
+    """Check that two vectors have one length and are on one GPU.
 
     Raises:
         ConfigError: the lengths differ.
-        InputTypeError: the devices differ.
+        InputTypeError: the GPUs differ.
     """
     if first.numel() != second.numel():
         raise ConfigError(
             f"{name} has {first.numel()} values, {other_name} has {second.numel()}; "
             "pass equal lengths"
         )
-    if first.device != second.device:
-        raise InputTypeError(f"{name} is on {first.device}, {other_name} on {second.device}")
+    same_device(first, name, second, other_name)
 
 
 def like_on_device(tensor: Tensor, kind: Any) -> Any:

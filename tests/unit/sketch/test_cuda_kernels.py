@@ -9,6 +9,7 @@ import torch
 from gsdist.sketch import reference
 from gsdist.sketch.cuda_kernels import CudaKernels
 from tests.emulation.launcher import EmulatedLauncher
+from tests.unit.sketch import oracle
 
 THREADS = 256
 QUADS = 4 * THREADS  # coordinates that a thread block of the dense kernels handles
@@ -171,14 +172,38 @@ def test_top_k(kernels, dimension, kind):
         assert np.array_equal(kernels.top_k(torch.from_numpy(values), k), expected)
 
 
-def test_a_sample_that_misses_what_is_large_is_made_up_for(kernels):
-    """The first threshold is far too low, or too high, as all that matters sits in one place."""
+def test_a_threshold_that_is_far_too_low_is_made_up_for(kernels):
+    """All that matters sits in one place, which the sample misses."""
     values = np.zeros(100_000, np.float32)
     values[77_700:78_340] = np.arange(1, 641)
     values[:1000] = 1e-3
     for k in (10, 640, 1500):
         expected = reference.top_k(values, k, 1)
         assert np.array_equal(kernels.top_k(torch.from_numpy(values), k), expected)
+
+
+def misleading(blocks):
+    """Return values of `blocks` blocks that are large exactly where the selection samples."""
+    taken = 512
+    values = normals(10, 64 * blocks)
+    values[: 64 * 300] = 0
+    for j in range(taken):
+        begin, end = j * blocks // taken, (j + 1) * blocks // taken
+        block = begin + ((end - begin) * (oracle.mix64(j) >> 32) >> 32)
+        values[64 * block : 64 * block + 64] += 100
+    return values
+
+
+@pytest.mark.parametrize("k", [40_000, 70_000])
+def test_a_threshold_that_is_too_high_is_made_up_for(kernels, k):
+    """33 thousand values reach it: more are wanted, zeros among them or not."""
+    values = misleading(1300)
+    expected = reference.top_k(values, k, 1)
+    assert np.array_equal(kernels.top_k(torch.from_numpy(values), k), expected)
+    table = encoded(np.zeros((1, 2**17), np.float32), values, 0)
+    expected = reference.heavy_hitters(table, SEED, values.size, k, 1)
+    found = kernels.heavy_hitters(torch.from_numpy(table), SEED, values.size, k)
+    assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
