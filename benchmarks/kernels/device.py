@@ -21,7 +21,7 @@ SMALL = Point(dimension=2**25, rows=5, columns=2**17, k=2**15)
 PROBE = """
 extern "C" __global__ void reduce_at_random(float* cells, uint64_t lines, uint64_t seed) {
   const uint64_t thread = gsdist::global_thread();
-  const uint64_t line = gsdist::mix64(seed + thread / 8) % lines;
+  const uint64_t line = gsdist::bucket_block(gsdist::mix64(seed + thread / 8), lines);
   gsdist::add_quad(cells + line * 32 + thread % 8 * 4, {{1.0f, 1.0f, 1.0f, 1.0f}, 15});
 }
 """
