@@ -8,7 +8,7 @@
 
 namespace gsdist {
 
-constexpr int kFormatVersion = 1;
+inline constexpr int kFormatVersion = 1;
 constexpr int kBlockShift = 6;
 constexpr int kBlock = 1 << kBlockShift;
 constexpr int kMaxRows = 15;

@@ -6,18 +6,27 @@
 
 namespace gsdist {
 
-// Bits of the estimate of one coordinate.
-__device__ inline int32_t estimate_bits(const Table& table, uint64_t index) {
-  int32_t bits = 0;
-  with_rows(table.rows, [&](auto rows) {
-    constexpr int R = decltype(rows)::value;
+// Writes the bits of the estimate of one coordinate. Not a lambda: NVRTC takes a generic one for
+// host code.
+struct EstimateOf {
+  const Table& table;
+  uint64_t index;
+  int32_t& bits;
+
+  template <int R>
+  GSDIST_MEMBER void operator()(Rows<R>) const {
     int32_t v[R];
     for (int q = 0; q < R; ++q) {
       const Target target = locate(table.keys[q], index / kBlock, table.blocks);
       v[q] = ordered(signed_cell(row_cells(table, q), target, index % kBlock));
     }
     bits = ordered(median<R>(v));
-  });
+  }
+};
+
+__device__ inline int32_t estimate_bits(const Table& table, uint64_t index) {
+  int32_t bits = 0;
+  with_rows(table.rows, EstimateOf{table, index, bits});
   return bits;
 }
 

@@ -27,7 +27,7 @@ def device_view(
     """
     if isinstance(array, Tensor):
         tensor = array
-    elif hasattr(array, "__dlpack__"):
+    elif _cupy_of(array) is not None:
         tensor = torch.from_dlpack(array)
     else:
         raise InputTypeError(
@@ -87,14 +87,19 @@ def same_length(first: Tensor, name: str, second: Tensor, other_name: str) -> No
 
 def like_on_device(tensor: Tensor, kind: Any) -> Any:
     """Return `tensor` as a CuPy array (same memory) if `kind` is one, else as it is."""
-    if isinstance(kind, Tensor):
-        return tensor
-    return sys.modules["cupy"].from_dlpack(tensor)
+    cupy = _cupy_of(kind)
+    return tensor if cupy is None else cupy.from_dlpack(tensor)
 
 
 def on_stream_of(array: object) -> AbstractContextManager[Any]:
-    """Make the current stream of the library that `array` comes from torch's current stream."""
-    if isinstance(array, Tensor):
+    """Make CuPy's current stream that of torch too if `array` is a CuPy array."""
+    cupy = _cupy_of(array)
+    if cupy is None:
         return contextlib.nullcontext()
-    stream = sys.modules["cupy"].cuda.get_current_stream()
-    return torch.cuda.stream(torch.cuda.ExternalStream(stream.ptr))
+    return torch.cuda.stream(torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr))
+
+
+def _cupy_of(array: object) -> Any:
+    """Return CuPy if `array` is one of its arrays, else None."""
+    cupy = sys.modules.get("cupy")  # an array can only come from a CuPy already imported
+    return cupy if cupy is not None and isinstance(array, cupy.ndarray) else None
