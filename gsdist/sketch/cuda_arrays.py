@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+import torch.utils.dlpack
 from torch import Tensor
 
 from gsdist.errors import ConfigError, InputTypeError
@@ -28,7 +29,7 @@ def device_view(
     if isinstance(array, Tensor):
         tensor = array
     elif _cupy_of(array) is not None:
-        tensor = torch.from_dlpack(array)
+        tensor = torch.utils.dlpack.from_dlpack(array)
     else:
         raise InputTypeError(
             f"{name}: expected a CUDA tensor or CuPy array, got {type(array).__name__}"
@@ -96,7 +97,8 @@ def on_stream_of(array: object) -> AbstractContextManager[Any]:
     cupy = _cupy_of(array)
     if cupy is None:
         return contextlib.nullcontext()
-    return torch.cuda.stream(torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr))
+    stream = torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr)  # type: ignore[no-untyped-call]
+    return torch.cuda.stream(stream)
 
 
 def _cupy_of(array: object) -> Any:
