@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := pyproject.toml setup.py requirements/lock.txt $(wildcard csrc/*)
+SOURCES := pyproject.toml setup.py requirements/lock.txt $(wildcard csrc/* csrc/cuda/*)
 
 .PHONY: help install demo test test-slow lint bench-kernels bench-quick bench lock clean
 
@@ -84,4 +84,4 @@ lock: $(INSTALLED)
 	mv requirements/lock.tmp requirements/lock.txt
 
 clean:
-	rm -rf $(VENV) build dist runs *.egg-info gsdist/*.so
+	rm -rf $(VENV) build dist runs *.egg-info gsdist/*.so gsdist/_kernels.cu

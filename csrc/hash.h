@@ -4,17 +4,11 @@
 // docs/sketch-format.md describes the same functions in words, with test vectors.
 #pragma once
 
-#include <cstdint>
-
-#if defined(__CUDACC__)
-#define GSDIST_INLINE static __host__ __device__ __forceinline__
-#else
-#define GSDIST_INLINE static inline
-#endif
+#include "portable.h"
 
 namespace gsdist {
 
-constexpr int kFormatVersion = 1;
+inline constexpr int kFormatVersion = 1;
 constexpr int kBlockShift = 6;
 constexpr int kBlock = 1 << kBlockShift;
 constexpr int kMaxRows = 15;

@@ -1,15 +1,15 @@
 // The inner loops of the sketch, written once and compiled once per SIMD level (see kernels.h).
-//
-// Floats are compared as integers throughout: the bits of a positive float order like the number,
-// so the order is total (NaN above infinity, -0 below +0), independent of the level and of the
-// flush-to-zero mode of the calling thread.
+// Floats are compared as integers throughout, see median.h.
 
 #include "kernels.h"
 
 #include <cstring>
 
 #include "hash.h"
+#include "median.h"
+#include "momentum.h"
 #include "simd.h"
+#include "votes.h"
 
 #if !defined(GSDIST_LEVEL)
 #define GSDIST_LEVEL portable
@@ -40,38 +40,7 @@ Words load_words(const uint64_t* p) {
 
 void store_words(uint64_t* p, Words v) { std::memcpy(p, &v, sizeof v); }
 
-int32_t to_bits(float value) {
-  int32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-float from_bits(int32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
 Floats as_floats(Ints v) { return (Floats)v; }
-
-// Float bits to integers of the same order, and back (its own inverse). T: int32_t or Ints.
-template <class T>
-T ordered(T bits) {
-  return bits ^ ((bits >> 31) & 0x7FFFFFFF);
-}
-
-// Where one block goes in one row.
-struct Target {
-  uint64_t signs;
-  uint64_t xor_lane;
-  uint64_t bucket;
-};
-
-Target locate(uint64_t key, uint64_t block, uint64_t bucket_blocks) {
-  const uint64_t signs = block_signs(key, block);
-  const uint64_t position = block_position(signs);
-  return {signs, lane_xor(position), bucket_block(position, bucket_blocks)};
-}
 
 // The same for `Count` blocks, kWords at a time.
 template <int Count>
@@ -106,10 +75,6 @@ struct Targets {
     store_words(bucket + j, multiply_low(position >> 32, Words{} + table.blocks) >> 32);
   }
 };
-
-float* row_cells(const Table& table, int row) {
-  return table.cells + static_cast<uint64_t>(row) * table.blocks * kBlock;
-}
 
 constexpr int kLine = 16;  // floats in a cache line
 
@@ -240,57 +205,6 @@ void encode_entries(const Table& table, int row, const int64_t* indices, const f
   }
 }
 
-template <class T>
-void order_pair(T& a, T& b) {
-  const T low = a < b ? a : b;
-  b = a < b ? b : a;
-  a = low;
-}
-
-// Median of R values by forgetful selection: of Window values the smallest and the largest cannot
-// be the median; both are dropped and the next value comes in.
-template <int R, int Window, class T>
-T forget(T* v) {
-  for (int i = 1; i < Window; ++i) order_pair(v[0], v[i]);
-  for (int i = 1; i < Window - 1; ++i) order_pair(v[i], v[Window - 1]);
-  if constexpr (Window == 3) {
-    return v[1];
-  } else {
-    // Windows shrink by one from R / 2 + 2, so this is the next value not yet taken in.
-    v[0] = v[R / 2 + 2 + (R / 2 + 2 - Window)];
-    return forget<R, Window - 1>(v);
-  }
-}
-
-template <int R, class T>
-T median(T* v) {
-  if constexpr (R == 1) {
-    return v[0];
-  } else {
-    return forget<R, R / 2 + 2>(v);
-  }
-}
-
-template <int R>
-struct Rows {
-  static constexpr int value = R;
-};
-
-// Calls f with the number of rows as a compile-time constant.
-template <class F>
-void with_rows(int rows, F f) {
-  switch (rows) {
-    case 1: f(Rows<1>()); break;
-    case 3: f(Rows<3>()); break;
-    case 5: f(Rows<5>()); break;
-    case 7: f(Rows<7>()); break;
-    case 9: f(Rows<9>()); break;
-    case 11: f(Rows<11>()); break;
-    case 13: f(Rows<13>()); break;
-    case 15: f(Rows<15>()); break;
-  }
-}
-
 template <int R>
 void estimate_chunk(const Table& table, const Entries& entries, int count, float* out) {
   Targets<kChunk> targets;
@@ -348,9 +262,7 @@ void block_magnitudes(const Table& table, uint64_t block, uint64_t lanes, uint32
       const uint64_t lane = static_cast<uint64_t>(__builtin_ctzll(lanes));
       int32_t v[R];
       for (int q = 0; q < R; ++q) {
-        const Target& t = targets[q];
-        const float cell = row_cells(table, q)[t.bucket * kBlock + (lane ^ t.xor_lane)];
-        v[q] = ordered(to_bits(cell) ^ static_cast<int32_t>((t.signs >> lane) << 31));
+        v[q] = ordered(signed_cell(row_cells(table, q), targets[q], lane));
       }
       out[lane] = static_cast<uint32_t>(ordered(median<R>(v))) & 0x7FFFFFFF;
     }
@@ -371,51 +283,6 @@ void mask_cells(const Table& table, uint32_t threshold, CellMasks* out) {
   }
 }
 
-// Bit l of each word becomes bit l XOR x.
-struct BitPermutation {
-  Words swap1, swap2, swap4, bytes;
-
-  explicit BitPermutation(Words x)
-      : swap1((0 - (x & 1)) & 0x5555555555555555ULL),
-        swap2((0 - (x >> 1 & 1)) & 0x3333333333333333ULL),
-        swap4((0 - (x >> 2 & 1)) & 0x0F0F0F0F0F0F0F0FULL),
-        bytes(x >> 3) {}
-
-  Words operator()(Words v) const {
-    Words t = (v ^ (v >> 1)) & swap1;
-    v ^= t ^ (t << 1);
-    t = (v ^ (v >> 2)) & swap2;
-    v ^= t ^ (t << 2);
-    t = (v ^ (v >> 4)) & swap4;
-    v ^= t ^ (t << 4);
-    return xor_bytes(v, bytes);
-  }
-};
-
-// Counts votes for every bit position of the words at once. Starting at 8 - majority, bit 3 of the
-// count is the verdict (at most 15 rows, so it never runs over).
-struct Votes {
-  Words bit0, bit1, bit2, bit3;
-
-  explicit Votes(int rows) {
-    const int start = 8 - (rows + 1) / 2;
-    const Words zero = {};
-    bit0 = start & 1 ? ~zero : zero;
-    bit1 = start & 2 ? ~zero : zero;
-    bit2 = start & 4 ? ~zero : zero;
-    bit3 = zero;
-  }
-
-  void add(Words vote) {
-    const Words carry0 = bit0 & vote;
-    bit0 ^= vote;
-    const Words carry1 = bit1 & carry0;
-    bit1 ^= carry0;
-    bit3 |= bit2 & carry1;
-    bit2 ^= carry1;
-  }
-};
-
 void find_blocks(const Table& table, const CellMasks* masks, uint64_t first, int count,
                  uint64_t* lanes) {
   Targets<kChunk> targets[kMaxRows];
@@ -432,12 +299,12 @@ void find_blocks(const Table& table, const CellMasks* masks, uint64_t first, int
   }
   uint64_t found[kChunk];
   for (int j = 0; j < kChunk; j += kWords) {
-    Votes above(table.rows);
-    Votes below(table.rows);
+    Votes<Words> above(table.rows);
+    Votes<Words> below(table.rows);
     for (int q = 0; q < table.rows; ++q) {
-      const BitPermutation permute(load_words(targets[q].xor_lane + j));
-      const Words up = permute(load_words(positive[q] + j));
-      const Words down = permute(load_words(negative[q] + j));
+      const BitPermutation<Words> permute(load_words(targets[q].xor_lane + j));
+      const Words up = xor_bytes(permute(load_words(positive[q] + j)), permute.bytes);
+      const Words down = xor_bytes(permute(load_words(negative[q] + j)), permute.bytes);
       const Words flip = (up ^ down) & load_words(targets[q].signs + j);
       above.add(up ^ flip);
       below.add(down ^ flip);
@@ -466,7 +333,7 @@ bool add_update(float* __restrict out, const float* __restrict residual, uint64_
   for (uint64_t i = 0; i < count; ++i) {
     const float value = (residual ? residual[i] : 0.0f) + update(i);
     out[i] = value;
-    bad |= (to_bits(value) & 0x7F800000) == 0x7F800000;
+    bad |= !is_finite(value);
   }
   return bad == 0;
 }
@@ -478,12 +345,11 @@ bool compensate(float* out, const float* residual, const float* momentum, const 
   }
   if (!nesterov) {
     return add_update(out, residual, count, [=](uint64_t i) {
-      return momentum_factor * momentum[i] + scale * gradient[i];
+      return momentum_update(scale * gradient[i], momentum[i], momentum_factor, false);
     });
   }
   return add_update(out, residual, count, [=](uint64_t i) {
-    const float g = scale * gradient[i];
-    return g + momentum_factor * (momentum_factor * momentum[i] + g);
+    return momentum_update(scale * gradient[i], momentum[i], momentum_factor, true);
   });
 }
 

@@ -8,23 +8,11 @@
 
 #include <cstdint>
 
+#include "table.h"
+
 namespace gsdist {
 
 constexpr int kChunk = 64;  // blocks that find_blocks handles in one call
-
-// A sketch table as the kernels see it: row q starts at cells + q * blocks * 64.
-struct Table {
-  float* cells;
-  int rows;
-  uint64_t blocks;       // bucket blocks in a row
-  const uint64_t* keys;  // row_key of each row
-};
-
-// One bit for every cell of a bucket block.
-struct CellMasks {
-  uint64_t positive;  // cell >= threshold
-  uint64_t negative;  // cell <= -threshold
-};
 
 // Magnitudes and thresholds are the bits of |x|: as integers they order like the numbers.
 struct Kernels {

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstring>
 
 #include "dispatch.h"
 #include "hash.h"
 #include "parallel.h"
+#include "sample.h"
 
 namespace gsdist {
 namespace {
@@ -77,13 +77,6 @@ uint64_t Source::valid_lanes(uint64_t block) const {
 
 namespace {
 
-// A 64th of the blocks, but not so few that the threshold is a guess, and not more than it needs.
-uint64_t sample_blocks(uint64_t blocks) {
-  return std::min(blocks, std::clamp<uint64_t>(blocks / 64, 512, 4096));
-}
-
-// Magnitudes of one block in each of some equal stretches, at a hashed place so that no period of
-// the data can fall in step with the sample.
 std::vector<uint32_t> sample_magnitudes(const Source& source) {
   const uint64_t blocks = source.blocks();
   const uint64_t taken = sample_blocks(blocks);
@@ -91,24 +84,13 @@ std::vector<uint32_t> sample_magnitudes(const Source& source) {
   sample.reserve(taken * kBlock);
   uint32_t magnitudes[kBlock];
   for (uint64_t j = 0; j < taken; ++j) {
-    const uint64_t begin = j * blocks / taken;
-    const uint64_t length = (j + 1) * blocks / taken - begin;
-    const uint64_t block = begin + (length * (mix64(j) >> 32) >> 32);
+    const uint64_t block = sample_block(j, taken, blocks);
     source.magnitudes(block, magnitudes);
     for (uint64_t lanes = source.valid_lanes(block); lanes != 0; lanes &= lanes - 1) {
       sample.push_back(magnitudes[__builtin_ctzll(lanes)]);
     }
   }
   return sample;
-}
-
-// Rank in the sample of a threshold that k of the source very likely reach: the expected rank of
-// the k-th largest and four standard deviations.
-uint64_t sample_rank(uint64_t k, uint64_t sampled, uint64_t dimension) {
-  if (sampled == dimension) return k;
-  const double expected =
-      static_cast<double>(k) * static_cast<double>(sampled) / static_cast<double>(dimension);
-  return static_cast<uint64_t>(expected + 4 * std::sqrt(expected) + 8);
 }
 
 Candidates scan_all(const Source& source, uint64_t k, int threads) {

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "votes.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -126,17 +128,7 @@ inline uint64_t at_least(Ints v, int32_t threshold) {
          static_cast<uint64_t>(v[3] >= threshold) << 3;
 }
 
-inline Words xor_bytes(Words v, Words x) {
-  const Words swap8 = (0 - (x & 1)) & 0x00FF00FF00FF00FFULL;
-  const Words swap16 = (0 - (x >> 1 & 1)) & 0x0000FFFF0000FFFFULL;
-  const Words swap32 = (0 - (x >> 2 & 1)) & 0x00000000FFFFFFFFULL;
-  Words t = (v ^ (v >> 8)) & swap8;
-  v ^= t ^ (t << 8);
-  t = (v ^ (v >> 16)) & swap16;
-  v ^= t ^ (t << 16);
-  t = (v ^ (v >> 32)) & swap32;
-  return v ^ t ^ (t << 32);
-}
+inline Words xor_bytes(Words v, Words x) { return xor_bytes_by_shifts(v, x); }
 
 inline Words multiply_low(Words a, Words b) { return (a & 0xFFFFFFFF) * (b & 0xFFFFFFFF); }
 

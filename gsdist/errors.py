@@ -10,6 +10,7 @@ __all__ = [
     "ConfigError",
     "ConfigMismatch",
     "DataError",
+    "DeviceError",
     "GsdistError",
     "InputTypeError",
     "NonFiniteGradient",
@@ -56,3 +57,7 @@ class UnsupportedSetup(GsdistError, TypeError):
 
 class DataError(GsdistError, RuntimeError):
     """Report a data set that is missing, incomplete or not the published one."""
+
+
+class DeviceError(GsdistError, RuntimeError):
+    """Report a GPU that has no kernels, or one that did not start them."""

@@ -5,6 +5,7 @@ from itertools import product
 from typing import Any
 
 from benchmarks.kernels.check import check_kernels
+from benchmarks.kernels.device import measure_device
 from benchmarks.kernels.measure import Point, clock_name, measure
 from benchmarks.output import begin, write_report
 
@@ -16,6 +17,7 @@ ONE_IN = 2**10
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="only one small and the headline size")
     parser.add_argument("--json", metavar="PATH", help="write the result there; '-' is stdout")
     parser.add_argument("--threads", type=int, default=1, help="for kernels and baselines alike")
@@ -82,6 +84,10 @@ def main(argv: list[str] | None = None) -> None:
     points = _points(arguments)
     clock = clock_name(arguments.threads)
     described, out = begin(arguments.json, threads=arguments.threads, clock=clock)
+    if arguments.device == "cuda":
+        found = measure_device(arguments, out)
+        write_report({"schema": SCHEMA, "environment": described, **found}, arguments.json)
+        return
     for rows, columns in sorted({(p.rows, p.columns) for p in points}):
         check_kernels(rows, columns, arguments.threads)
     print("all kernels agree with the reference; times in ms", file=out)

@@ -13,7 +13,7 @@ import torch
 from benchmarks.environment import ROOT
 
 SOURCE = Path(__file__).with_name("baselines.cpp")
-HEADER = ROOT / "csrc" / "hash.h"
+HEADERS = ROOT / "csrc"
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-Wall", "-Wextra", "-shared", "-fPIC", "-pthread"]
 
 
@@ -22,13 +22,14 @@ def compile_baselines() -> ctypes.CDLL:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         raise SystemExit("benchmarks.kernels needs a C++ compiler: install g++ or set CXX")
-    sources = SOURCE.read_bytes() + HEADER.read_bytes()
-    digest = hashlib.sha256(sources + " ".join([compiler, *FLAGS]).encode()).hexdigest()[:16]
+    sources = [SOURCE, HEADERS / "hash.h", HEADERS / "portable.h"]
+    text = b"".join(path.read_bytes() for path in sources)
+    digest = hashlib.sha256(text + " ".join([compiler, *FLAGS]).encode()).hexdigest()[:16]
     library = ROOT / "build" / "benchmarks" / f"baselines-{digest}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         unfinished = library.with_suffix(f".{os.getpid()}.tmp")
-        command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(SOURCE), "-o", str(unfinished)]
+        command = [compiler, *FLAGS, f"-I{HEADERS}", str(SOURCE), "-o", str(unfinished)]
         subprocess.run(command, check=True)
         unfinished.replace(library)
     return _declare(ctypes.CDLL(str(library)))

@@ -1,4 +1,4 @@
-"""Register the sketch as torch operators, so that compiled graphs and exporters can carry it.
+"""Register the sketch as torch operators, for CPU and CUDA, so that compiled graphs can carry it.
 
 A seed of 2^63 or more does not fit a torch operator's signed integer; pass seed - 2^64.
 """
@@ -6,8 +6,9 @@ A seed of 2^63 or more does not fit a torch operator's signed integer; pass seed
 import torch
 from torch import Tensor
 
-from gsdist.sketch import select
+from gsdist.sketch import cuda, select
 from gsdist.sketch.count_sketch import CountSketch
+from gsdist.sketch.cuda import CudaSketch
 from gsdist.sketch.format import SketchFormat
 
 __all__ = [
@@ -18,17 +19,21 @@ __all__ = [
     "top_k",
 ]
 
+_DEVICES = ("cpu", "cuda")
 
-def _sketch(table: Tensor, seed: int, dimension: int) -> CountSketch[Tensor]:
+
+def _sketch(table: Tensor, seed: int, dimension: int) -> CountSketch[Tensor] | CudaSketch:
     rows, columns = table.shape
     sketch_format = SketchFormat(
         rows=rows, columns=columns, seed=seed % (1 << 64), dimension=dimension
     )
+    if table.device.type == "cuda":
+        return CudaSketch(sketch_format, table)
     return CountSketch(sketch_format, table)
 
 
 @torch.library.custom_op(
-    "gsdist::count_sketch_encode_", mutates_args=("table",), device_types="cpu"
+    "gsdist::count_sketch_encode_", mutates_args=("table",), device_types=_DEVICES
 )
 def count_sketch_encode_(
     table: Tensor, values: Tensor, offset: int, seed: int, dimension: int
@@ -38,7 +43,7 @@ def count_sketch_encode_(
 
 
 @torch.library.custom_op(
-    "gsdist::count_sketch_encode_sparse_", mutates_args=("table",), device_types="cpu"
+    "gsdist::count_sketch_encode_sparse_", mutates_args=("table",), device_types=_DEVICES
 )
 def count_sketch_encode_sparse_(
     table: Tensor, indices: Tensor, values: Tensor, seed: int, dimension: int
@@ -47,13 +52,15 @@ def count_sketch_encode_sparse_(
     _sketch(table, seed, dimension).encode_sparse(indices, values)
 
 
-@torch.library.custom_op("gsdist::count_sketch_estimate", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("gsdist::count_sketch_estimate", mutates_args=(), device_types=_DEVICES)
 def count_sketch_estimate(table: Tensor, indices: Tensor, seed: int, dimension: int) -> Tensor:
     """Return float32 estimates of the vector at `indices`."""
     return _sketch(table, seed, dimension).estimate(indices)
 
 
-@torch.library.custom_op("gsdist::count_sketch_heavy_hitters", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(
+    "gsdist::count_sketch_heavy_hitters", mutates_args=(), device_types=_DEVICES
+)
 def count_sketch_heavy_hitters(
     table: Tensor, k: int, seed: int, dimension: int
 ) -> tuple[Tensor, Tensor]:
@@ -61,10 +68,10 @@ def count_sketch_heavy_hitters(
     return _sketch(table, seed, dimension).heavy_hitters(k)
 
 
-@torch.library.custom_op("gsdist::top_k", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("gsdist::top_k", mutates_args=(), device_types=_DEVICES)
 def top_k(values: Tensor, k: int) -> Tensor:
     """Return the k indices of largest |value|, ascending int64; ties go to the lowest index."""
-    return select.top_k(values, k)
+    return cuda.top_k(values, k) if values.is_cuda else select.top_k(values, k)
 
 
 @count_sketch_encode_.register_fake
