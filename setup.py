@@ -51,6 +51,9 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc", path=os.path.join(home, "bin") if home else None)
 
 
+NVCC = find_nvcc()
+
+
 def flatten(path: Path, seen: set[Path]) -> str:
     """Return a source with the project's own headers in place of their includes."""
     path = path.resolve()
@@ -126,7 +129,5 @@ def extensions() -> list[Extension]:
     cuda = Extension("gsdist._cuda", [f"csrc/{name}" for name in CUDA_SOURCES], depends=DEPENDS)
     return [native, cuda] if NVCC else [native]
 
-
-NVCC = find_nvcc()
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})
