@@ -51,9 +51,13 @@ bench-quick: $(INSTALLED)
 	$(BIN)/gsdist data shakespeare
 	mkdir -p runs/bench
 	$(BIN)/python -m benchmarks.kernels --quick --json runs/bench/kernels.json
-	$(BIN)/python -m benchmarks.scaling --json runs/bench/scaling.json
+	$(BIN)/python -m benchmarks.collectives --quick --json runs/bench/collectives.json
+	$(BIN)/python -m benchmarks.scaling --workers 4 16 --json runs/bench/scaling.json
 	$(BIN)/python -m benchmarks.exchange --quick --json runs/bench/exchange.json
 	$(BIN)/python -m benchmarks.convergence --quick --json runs/bench/convergence.json
+	$(BIN)/python -m benchmarks.plan runs/bench/exchange.json --json runs/bench/plan.json
+	$(BIN)/python -m benchmarks.what_if --json runs/bench/what-if.json
+	$(BIN)/python -m benchmarks.hierarchical --json runs/bench/hierarchical.json
 	$(BIN)/python -m benchmarks.report runs/bench/*.json --output runs/bench/report.html --markdown runs/bench/report.md
 
 bench: $(INSTALLED)
@@ -61,12 +65,17 @@ bench: $(INSTALLED)
 	$(BIN)/gsdist data shakespeare
 	mkdir -p runs/bench-full
 	$(BIN)/python -m benchmarks.kernels --json runs/bench-full/kernels.json
+	$(BIN)/python -m benchmarks.collectives --ranks 2 4 --json runs/bench-full/collectives.json
 	$(BIN)/python -m benchmarks.directions --json runs/bench-full/directions.json
 	$(BIN)/python -m benchmarks.scaling --json runs/bench-full/scaling.json
 	$(BIN)/python -m benchmarks.exchange --json runs/bench-full/exchange.json
 	$(BIN)/python -m benchmarks.step --json runs/bench-full/step.json
 	$(BIN)/python -m benchmarks.convergence --json runs/bench-full/convergence.json
 	$(BIN)/python -m benchmarks.convergence --workload gpt-1m --json runs/bench-full/convergence-gpt.json
+	$(BIN)/python -m benchmarks.plan runs/bench-full/exchange.json --json runs/bench-full/plan.json
+	$(BIN)/python -m benchmarks.what_if --json runs/bench-full/what-if.json
+	$(BIN)/python -m benchmarks.hierarchical --json runs/bench-full/hierarchical.json
+	$(BIN)/python -m benchmarks.outer_step --all --json runs/bench-full/outer-step.json
 	$(BIN)/python -m benchmarks.report runs/bench-full/*.json --output runs/bench-full/report.html --markdown runs/bench-full/report.md
 
 lock: $(INSTALLED)

@@ -1,7 +1,10 @@
 """Put gs-SGD into an existing DistributedDataParallel script: the lines marked "gsdist" are all that changes.
 
 torchrun --nproc-per-node 2 examples/ddp_script.py
+mpirun -n 2 python examples/ddp_script.py mpi4py
 """
+
+import sys
 
 import torch
 import torch.distributed as dist
@@ -12,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import gsdist  # gsdist
+import gsdist.collectives.mpi  # gsdist: for mpirun
 
 
 def digits() -> TensorDataset:
@@ -23,7 +27,7 @@ def digits() -> TensorDataset:
 
 def main() -> None:
     """Train a small network on all processes of the job."""
-    dist.init_process_group("gloo")
+    dist.init_process_group(sys.argv[1] if len(sys.argv) > 1 else "gloo")
     torch.manual_seed(0)
     data = digits()
     sampler: DistributedSampler[int] = DistributedSampler(data, drop_last=True)

@@ -65,6 +65,14 @@ def _cifar10(train_subset: int | None) -> Workload:
     )
 
 
+def _cifar10_vgg16(train_subset: int | None) -> Workload:
+    return ClassificationWorkload(
+        ClassificationConfig(
+            model="vgg16-cifar", norm="group", augment=False, train_subset=train_subset
+        )
+    )
+
+
 def _digits(train_subset: int | None) -> Workload:
     return ClassificationWorkload(
         ClassificationConfig(model="mlp", data="digits", augment=False, train_subset=train_subset)
@@ -85,10 +93,14 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "gpt-1m": Preset(
             build=_shakespeare, global_batch=64, learning_rate=0.1, vectorised_up_to=0
         ),
+        "vgg16-cifar": Preset(
+            build=_cifar10_vgg16, global_batch=64, learning_rate=0.02, vectorised_up_to=0
+        ),
         "mlp": Preset(build=_digits, global_batch=64, learning_rate=0.05),
     }
 )
-"""Trainings by name: ResNet-8 on CIFAR-10, a GPT on Shakespeare, and a tiny one for tests (digits)."""
+"""Trainings by name: ResNet-8 and VGG-16 (whose matrices are large) on CIFAR-10, a GPT on Shakespeare, and a
+tiny one for tests (digits)."""
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.exchange.referee import referee
 from benchmarks.netlab import LabError, NetworkLab, RateError, RateMeasurement
 
-__all__ = ["describe_lab", "run_in_lab"]
+__all__ = ["describe_lab", "run_in_lab", "verified_rates"]
 
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 4.0
@@ -35,7 +35,7 @@ def run_in_lab(
         TemporaryDirectory(prefix="gsdist-plan-") as folder,
     ):
         try:
-            achieved = _verified_rates(lab)
+            achieved = verified_rates(lab)
         except RateError as error:
             return described | {"fault": str(error)}, []
         path = Path(folder) / "plan.json"
@@ -51,7 +51,7 @@ def run_in_lab(
     return described, [json.loads(result.stdout) for result in run.ranks]
 
 
-def _verified_rates(lab: NetworkLab) -> tuple[RateMeasurement, ...]:
+def verified_rates(lab: NetworkLab) -> tuple[RateMeasurement, ...]:
     """Verify the lab's rates; a busy machine gets some time to calm down.
 
     Raises:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.sections import Section, Table, section_of
+from benchmarks.report.parts import Section, Table
+from benchmarks.report.sections import section_of
 from gsdist.training.page import html_figure, html_table, write_page
 
 _TITLE = "gsdist benchmarks"

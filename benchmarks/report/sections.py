@@ -1,43 +1,18 @@
 """Make tables and plots of each kind of benchmark result. Losing cells stay in."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.axes import Axes
 
+from benchmarks.report.parts import Figure, Section, Table
+from benchmarks.report.planner import plan_section, what_if_section
+from benchmarks.report.training import hierarchical_section, outer_step_section
 from gsdist.training.plots import colours, draw_svg
 
-__all__ = ["Figure", "Section", "Table", "section_of"]
+__all__ = ["section_of"]
 
 _BASELINE = "dense-fp32"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Table:
-    """Hold a table of plain text."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Figure:
-    """Hold a plot as an SVG element."""
-
-    title: str
-    svg: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Section:
-    """Hold what one result file has to show."""
-
-    title: str
-    text: str = ""
-    tables: Sequence[Table] = ()
-    figures: Sequence[Figure] = field(default=())
 
 
 def section_of(name: str, result: Mapping[str, Any]) -> Section:
@@ -50,6 +25,16 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
         return _kernels(result)
     if "energy_kept" in result:
         return _directions(result)
+    if result.get("cells") and "operation" in result["cells"][0]:
+        return _collectives(result)
+    if "predicted_cells" in result:
+        return plan_section(result)
+    if "sweeps" in result:
+        return what_if_section(result)
+    if "outer_runs" in result:
+        return outer_step_section(result)
+    if "hierarchical_cells" in result:
+        return hierarchical_section(result)
     if result.get("cells") and "exposed_seconds" in result["cells"][0]:
         return _step(result)
     if "cells" in result:
@@ -60,8 +45,8 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
     if rows and "wire_compression" in rows[0]:
         return _convergence(result)
     raise ValueError(
-        f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, directions, "
-        "exchange, step, scaling or convergence"
+        f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, collectives, "
+        "directions, exchange, step, scaling, convergence, plan, what_if, hierarchical or outer_step"
     )
 
 
@@ -188,6 +173,26 @@ def _exchange_figure(title: str, cells: Sequence[Mapping[str, Any]]) -> Figure:
         axes.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.4, 1.0))
 
     return Figure(title=title, svg=draw_svg(draw, name=f"exchange {title}"))
+
+
+def _collectives(result: Mapping[str, Any]) -> Section:
+    cells = result["cells"]
+    backends = list(dict.fromkeys(cell["backend"] for cell in cells))
+    rows: dict[tuple[str, int, str, int], dict[str, float]] = {}
+    for cell in cells:
+        links = cell["rate"] or "one machine"
+        key = (cell["operation"], cell["ranks"], links, cell["bytes"])
+        rows.setdefault(key, {})[cell["backend"]] = cell["microseconds_median"]
+    table = Table(
+        title="median microseconds of the slowest rank",
+        head=["operation", "ranks", "links", "bytes", *backends],
+        rows=[
+            [operation, str(ranks), links, f"{size:,}"]
+            + [f"{medians[name]:.1f}" for name in backends]
+            for (operation, ranks, links, size), medians in rows.items()
+        ],
+    )
+    return Section(title="Collectives", tables=[table])
 
 
 def _scaling(result: Mapping[str, Any]) -> Section:

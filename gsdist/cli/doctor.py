@@ -4,6 +4,8 @@ import argparse
 import json
 import multiprocessing
 import platform
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -49,6 +51,7 @@ def inspect_installation() -> dict[str, Any]:
     import torch
     import torch.distributed as dist
 
+    mpi = _mpi_library()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -57,8 +60,9 @@ def inspect_installation() -> dict[str, Any]:
         "backends": {
             "gloo": dist.is_gloo_available(),
             "nccl": dist.is_nccl_available(),
-            "mpi": dist.is_mpi_available(),
+            "mpi4py": mpi is not None,
         },
+        "mpi": mpi or "not available: pip install 'gsdist[mpi]'",
         "cuda_devices": torch.cuda.device_count(),
         "warnings": [str(warning.message) for warning in caught],
     }
@@ -148,6 +152,22 @@ def _check_merge(rank: int) -> str | None:
     return None
 
 
+def _mpi_library() -> str | None:
+    """Return name and version of the MPI library that mpi4py finds, without starting it."""
+    # in a process of its own: an MPI library that is broken ends whoever loads it
+    script = (
+        "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; "
+        "print(MPI.Get_library_version().splitlines()[0].split(',')[0])"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=_TIME_LIMIT
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return " ".join(done.stdout.split()) if done.returncode == 0 else None
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -163,10 +183,13 @@ def _as_text(findings: dict[str, Any]) -> str:
     ]
     lines += [f"extension    {name}: {value}" for name, value in findings["extension"].items()]
     lines += [
-        f"{name:12} {'available' if there else 'not in this torch'}"
+        f"{name:12} {'available' if there else 'not available'}"
         for name, there in findings["backends"].items()
     ]
-    lines.append(f"CUDA         {findings['cuda_devices']} device(s)")
+    lines += [
+        f"MPI          {findings['mpi']}",
+        f"CUDA         {findings['cuda_devices']} device(s)",
+    ]
     lines += [f"warning      {text}" for text in findings["warnings"]]
     lines.append(
         "self-test    passed: two processes summed their sketches over gloo"

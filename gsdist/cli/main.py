@@ -27,6 +27,7 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "train": ("gsdist.cli.train", "train a workload on one or many workers"),
+    "plan": ("gsdist.cli.plan", "predict what each exchange method would cost"),
     "doctor": ("gsdist.cli.doctor", "check this installation"),
     "data": ("gsdist.cli.data", "fetch a data set"),
     "report": ("gsdist.cli.report", "compare runs on one HTML page"),
@@ -41,6 +42,12 @@ _EXIT_CODES: dict[type[GsdistError], int] = {
     UnsupportedSetup: 70,
     DataError: 71,
 }
+_RANK_VARIABLES = (
+    ("RANK", "WORLD_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+)
+"""Of torchrun, Open MPI and MPICH. `gsdist.training.launch` reads them with care, but it needs torch."""
 _USAGE_ERROR = 2
 _INTERRUPTED = 130
 _EPILOG = """\
@@ -49,6 +56,7 @@ examples:
   gsdist data cifar10
   gsdist train classification --reducer gs-sgd --model resnet20
   torchrun --nproc-per-node 2 -m gsdist train classification
+  gsdist plan --world-size 64 --bandwidth 1Gbit --latency 1ms --params 25e6
   gsdist report runs/latest --output report.html
 
 `gsdist COMMAND --help` lists a command's options.
@@ -92,8 +100,10 @@ def _show_warning(message: Warning | str, *_: object) -> None:
 
 def _where() -> str:
     """Name the rank, unless there is only one."""
-    rank, world_size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE", "1")
-    return "" if rank is None or world_size == "1" else f"[rank {rank}/{world_size}] "
+    for rank, world_size in _RANK_VARIABLES:
+        if os.environ.get(world_size, "1") != "1" and rank in os.environ:
+            return f"[rank {os.environ[rank]}/{os.environ[world_size]}] "
+    return ""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,10 +13,12 @@ import tyro
 from gsdist.errors import ConfigError
 from gsdist.reducers import REDUCER_CONFIGS, SparseConfig
 from gsdist.training import (
+    AutoConfig,
     RunConfig,
     RunSummary,
     TrainConfig,
     Trainer,
+    choose_reducer,
     detect_launch,
     process_group,
 )
@@ -45,6 +47,7 @@ _WORKLOADS: dict[str, tuple[Any, Any]] = {
     "mcl-memory-bank": (distillation.MclMemoryBankConfig, distillation.MclMemoryBankWorkload),
 }
 _DEFAULT_REDUCER = "gs-sgd"
+_REDUCERS: dict[str, Any] = {**REDUCER_CONFIGS, "auto": AutoConfig}
 _OPTIMIZERS = {
     "sgd": TrainConfig(),
     "adamw": TrainConfig(optimizer="adamw", learning_rate=2e-3, weight_decay=0.1),
@@ -84,6 +87,7 @@ examples:
       --data cifar10 --checkpoint-every 500
   torchrun --nproc-per-node 2 -m gsdist train classification \\
       --config runs/latest/config.toml --resume
+  mpirun -n 2 python -m gsdist train classification --reducer dense
   torchrun --nproc-per-node 2 -m gsdist train language \\
       --model gpt-1m --data shakespeare --optimizer adamw --steps 500
 """
@@ -99,8 +103,14 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"unknown workload {name!r}; expected one of {', '.join(_WORKLOADS)}")
     run, json_target = parse(name, arguments[1:])
     launch = detect_launch()
-    with process_group(launch, timedelta(seconds=run.train.timeout)):
-        summary = Trainer(run, _WORKLOADS[name][1](run.workload)).run()
+    workload = _WORKLOADS[name][1](run.workload)
+    timeout = timedelta(seconds=run.train.timeout)
+    with process_group(launch, timeout, run.train.backend):
+        if isinstance(run.reducer, AutoConfig):
+            run, reason = choose_reducer(run, workload)
+            if launch.rank == 0:
+                print(reason, file=sys.stderr)
+        summary = Trainer(run, workload).run()
     if launch.rank == 0:
         _print_summary(summary, run.train, json_target)
     return 0
@@ -117,17 +127,25 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
     """
     file = _peek(arguments, "--config")
     tables = _read_toml(Path(file)) if file is not None else {}
+    if _peek(arguments, "--reducer") == "auto" and "--resume" in arguments:
+        # what was chosen when the run began, not what would be chosen now
+        begun = Path(_peek(arguments, "--run-dir") or TrainConfig().run_dir) / "config.toml"
+        if begun.exists():
+            return parse(workload, [*_without(arguments, "--reducer"), "--config", str(begun)])
     file_reducer = tables.get("reducer", {}).get("name")
     reducer = _peek(arguments, "--reducer") or file_reducer or _DEFAULT_REDUCER
-    if reducer not in REDUCER_CONFIGS:
-        raise ConfigError(
-            f"unknown reducer {reducer!r}; expected one of {', '.join(REDUCER_CONFIGS)}"
-        )
+    if reducer not in _REDUCERS:
+        raise ConfigError(f"unknown reducer {reducer!r}; expected one of {', '.join(_REDUCERS)}")
     if reducer != file_reducer:
         tables.pop("reducer", None)  # the settings of another exchange method
     file_optimizer = tables.get("train", {}).get("optimizer")
     optimizer = _peek(arguments, "--optimizer") or file_optimizer or "sgd"
-    options_class = _options_class(workload, reducer, optimizer, _peek(arguments, "--pair"))
+    every_step = not (
+        _peek(arguments, "--outer-interval") or tables.get("train", {}).get("outer_interval")
+    )
+    options_class = _options_class(
+        workload, reducer, optimizer, every_step=every_step, pair=_peek(arguments, "--pair")
+    )
     defaults = options_class()
     if file is not None:
         defaults = _parse_file(options_class, workload, tables, file)
@@ -147,7 +165,9 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
     return run, options.json
 
 
-def _options_class(workload: str, reducer: str, optimizer: str, pair: str | None) -> Any:
+def _options_class(
+    workload: str, reducer: str, optimizer: str, *, every_step: bool, pair: str | None
+) -> Any:
     """Make a dataclass of all options; those of workload and training stand at the top level."""
     workload_class = _WORKLOADS[workload][0]
     workload_default = workload_class()
@@ -156,8 +176,8 @@ def _options_class(workload: str, reducer: str, optimizer: str, pair: str | None
         workload_settings, train_settings = preset(pair, workload)
         workload_default = workload_class(**workload_settings)
         train = dataclasses.replace(train, **train_settings)
-    settings: Any = REDUCER_CONFIGS[reducer]()
-    if isinstance(settings, SparseConfig) and train.optimizer == "sgd":
+    settings: Any = _REDUCERS[reducer]()
+    if isinstance(settings, SparseConfig) and train.optimizer == "sgd" and every_step:
         # The trainer owns the optimizer, so momentum correction is the default where it has momentum.
         settings = dataclasses.replace(settings, momentum="local")
     top_level = tyro.conf.arg(name="")
@@ -165,7 +185,7 @@ def _options_class(workload: str, reducer: str, optimizer: str, pair: str | None
     def option(kind: Any, default: Any, **settings: Any) -> tuple[Any, Any]:
         return Annotated[kind, tyro.conf.arg(**settings)], dataclasses.field(default=default)
 
-    names = Literal[tuple(REDUCER_CONFIGS)]  # type: ignore[valid-type]
+    names = Literal[tuple(_REDUCERS)]  # type: ignore[valid-type]
     fields = {
         "config": option(
             Path | None, None, help="Read settings from a TOML file like the config.toml of a run."
@@ -204,6 +224,16 @@ def _peek(arguments: Sequence[str], option: str) -> str | None:
         elif argument.startswith(option + "="):
             found = argument.partition("=")[2]
     return found
+
+
+def _without(arguments: Sequence[str], option: str) -> list[str]:
+    """Return the arguments without an option and its value."""
+    kept: list[str] = []
+    for position, argument in enumerate(arguments):
+        follows = position > 0 and arguments[position - 1] == option
+        if argument != option and not argument.startswith(option + "=") and not follows:
+            kept.append(argument)
+    return kept
 
 
 def _read_toml(file: Path) -> dict[str, dict[str, Any]]:

@@ -4,22 +4,30 @@ from gsdist.collectives.agreement import gather_json, require_agreement, share_f
 from gsdist.collectives.all_gather import all_gather_equal
 from gsdist.collectives.all_reduce import all_reduce_sum, start_all_reduce_sum
 from gsdist.collectives.local_group import LocalGroup, run_together
+from gsdist.collectives.nodes import NodeGroups, Nodes, find_nodes
 from gsdist.collectives.point_to_point import (
+    all_to_all,
     broadcast_from,
     gather_to,
     receive_from,
     send_to,
 )
+from gsdist.collectives.probe import probe_link
 from gsdist.collectives.ranks import rank_of
 from gsdist.collectives.tree import tree_all_reduce_sum
 
 __all__ = [
     "LocalGroup",
+    "NodeGroups",
+    "Nodes",
     "all_gather_equal",
     "all_reduce_sum",
+    "all_to_all",
     "broadcast_from",
+    "find_nodes",
     "gather_json",
     "gather_to",
+    "probe_link",
     "rank_of",
     "receive_from",
     "require_agreement",

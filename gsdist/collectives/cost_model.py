@@ -61,6 +61,11 @@ def _ring_all_gather(size: float, ranks: int) -> Cost:
     return Cost(bytes=(ranks - 1) * size, messages=ranks - 1)
 
 
+def _all_to_all(size: float, ranks: int) -> Cost:
+    # `size` is what one rank sends to all others; balanced, it receives as much.
+    return Cost(bytes=size, messages=ranks - 1)
+
+
 def _gather(size: float, ranks: int) -> Cost:
     return Cost(bytes=(ranks - 1) * size, messages=1)
 
@@ -79,6 +84,7 @@ COST_FUNCTIONS: Mapping[str, Callable[[float, int], Cost]] = MappingProxyType(
         "ring_all_reduce": _ring_all_reduce,
         "tree_all_reduce": _tree_all_reduce,
         "ring_all_gather": _ring_all_gather,
+        "all_to_all": _all_to_all,
         "gather": _gather,
         "tree_broadcast": _tree_broadcast,
         "tree_reduce": _tree_reduce,

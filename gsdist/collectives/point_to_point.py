@@ -1,5 +1,7 @@
 """Send tensors between single ranks of a group; ranks are counted within the group."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from gsdist.collectives.all_reduce import translated
 from gsdist.collectives.ranks import rank_of
 
-__all__ = ["broadcast_from", "gather_to", "receive_from", "send_to"]
+__all__ = ["all_to_all", "broadcast_from", "gather_to", "receive_from", "send_to"]
 
 
 def send_to(rank: int, buffer: Tensor, group: dist.ProcessGroup | None, *, phase: str) -> None:
@@ -62,6 +64,39 @@ def gather_to(
     with translated(buffer, group, phase):
         dist.gather(buffer, gathered or None, group=group, group_dst=rank)
     return gathered
+
+
+def all_to_all(
+    parts: Sequence[Tensor],
+    lengths: Sequence[int],
+    group: dist.ProcessGroup | None,
+    *,
+    phase: str,
+) -> list[Tensor]:
+    """Send `parts[j]` to every rank j; return what every rank i has sent, `lengths[i]` elements.
+
+    Parts are 1-D, of one dtype; empty ones are not sent, and a rank's own is returned as it is.
+
+    Raises:
+        CollectiveError: the backend failed or its deadline passed.
+
+    Collectives: at most P - 1 point-to-point messages out and in, in rounds in which no two ranks send to
+    the same one.
+    """
+    rank, world_size = rank_of(group), dist.get_world_size(group)
+    received = [parts[rank].new_empty(length) for length in lengths]
+    received[rank] = parts[rank]
+    for distance in range(1, world_size):
+        target, source = (rank + distance) % world_size, (rank - distance) % world_size
+        with translated(parts[target], group, phase):
+            sending = (
+                _resolve(group).send([parts[target]], target, 0) if len(parts[target]) else None
+            )
+            if lengths[source]:
+                _resolve(group).recv([received[source]], source, 0).wait()
+            if sending is not None:
+                sending.wait()
+    return received
 
 
 def _resolve(group: dist.ProcessGroup | None) -> dist.ProcessGroup:

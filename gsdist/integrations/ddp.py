@@ -25,7 +25,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from gsdist.collectives import require_agreement, share_faults
+from gsdist.collectives import NodeGroups, Nodes, require_agreement, share_faults
 from gsdist.errors import ConfigError, InputTypeError, UnsupportedSetup
 from gsdist.integrations.optimizer import ReplicatedTerms, momentum_of, take_momentum_from
 from gsdist.reducers import (
@@ -37,6 +37,7 @@ from gsdist.reducers import (
     GsSgdPaperConfig,
     MomentumCorrection,
     ReducerConfig,
+    build_hierarchical_reducer,
     build_reducer,
 )
 from gsdist.sketch import SketchFormat
@@ -60,16 +61,18 @@ class ReducerState:
         *,
         optimizer: Optimizer | None = None,
         grad_scaler: GradScaler | None = None,
+        nodes: Nodes | None = None,
     ) -> None:
         """Check the set-up, agree with all ranks and allocate the reducer's state.
 
         Must be called on every rank of the model's process group. `optimizer` is needed for
-        momentum="local" and for `set_replicated_loss`; `grad_scaler` whenever the loss is scaled.
+        momentum="local" and for `set_replicated_loss`; `grad_scaler` whenever the loss is scaled. With
+        `nodes` gradients are averaged inside each node, and only its first rank exchanges.
 
         Raises:
             GsdistError: a subclass that says what is wrong, on every rank if any rank finds a fault.
 
-        Collectives: creates a process group; two all-gathers.
+        Collectives: creates a process group, three with `nodes`; some all-gathers.
         """
         # What is no DDP model is refused below, together with all ranks that hold one.
         parent = getattr(model, "process_group", dist.group.WORLD)
@@ -83,12 +86,13 @@ class ReducerState:
             self._parameters = _trained_parameters(model)
             self._grad_scaler = grad_scaler if grad_scaler and grad_scaler.is_enabled() else None
             momentum, weight_decay = _split_optimizer(config, optimizer, self._parameters)
-            layout, self._reducer = build_reducer(
-                config,
-                self._parameters,
-                group,
-                momentum=momentum,
-                loss_scaled=self._grad_scaler is not None,
+        options: Any = {"momentum": momentum, "loss_scaled": self._grad_scaler is not None}
+        node_groups = _open_nodes(nodes, group)
+        with share_faults(group):
+            layout, self._reducer = (
+                build_hierarchical_reducer(config, self._parameters, node_groups, **options)
+                if node_groups
+                else build_reducer(config, self._parameters, group, **options)
             )
         require_agreement(
             {
@@ -300,13 +304,14 @@ def attach(
     *,
     optimizer: Optimizer | None = None,
     grad_scaler: GradScaler | None = None,
+    nodes: Nodes | None = None,
 ) -> ReducerState:
     """Exchange the model's gradients by the configured method from now on.
 
     Arguments, errors and collectives as for `ReducerState`. Call it once, on every rank, before the first
     backward pass.
     """
-    state = ReducerState(model, config, optimizer=optimizer, grad_scaler=grad_scaler)
+    state = ReducerState(model, config, optimizer=optimizer, grad_scaler=grad_scaler, nodes=nodes)
     model.register_comm_hook(state, reducer_hook)
     return state
 
@@ -338,6 +343,19 @@ def _trained_parameters(model: DistributedDataParallel) -> dict[str, Tensor]:
                 f"parameter {name!r} is on {parameter.device}; this version exchanges CPU parameters only"
             )
     return parameters
+
+
+def _open_nodes(nodes: Nodes | None, group: dist.ProcessGroup) -> NodeGroups | None:
+    require_agreement({"nodes": nodes and list(nodes.sizes)}, group, subject="division into nodes")
+    if nodes is None:
+        return None
+    world_size = dist.get_world_size(group)
+    if nodes.world_size != world_size:
+        raise ConfigError(
+            f"nodes of {list(nodes.sizes)} workers hold {nodes.world_size}, but the model's process group "
+            f"has {world_size}; give the size of every node of the job"
+        )
+    return NodeGroups.open(nodes, group)
 
 
 def _split_optimizer(

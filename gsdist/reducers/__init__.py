@@ -2,11 +2,18 @@
 
 from gsdist.reducers.config import CompressedConfig, SparseConfig
 from gsdist.reducers.dense import DenseConfig
-from gsdist.reducers.factory import REDUCER_CONFIGS, ReducerConfig, build_reducer
+from gsdist.reducers.factory import (
+    REDUCER_CONFIGS,
+    ReducerConfig,
+    build_hierarchical_reducer,
+    build_reducer,
+    lay_out,
+)
 from gsdist.reducers.g_top_k import GTopKConfig
 from gsdist.reducers.gs_sgd_config import GsSgdConfig
 from gsdist.reducers.gs_sgd_paper_config import GsSgdPaperConfig
 from gsdist.reducers.layout import FlatLayout, Segment
+from gsdist.reducers.ok_top_k import OkTopKConfig
 from gsdist.reducers.power_sgd import PowerSgdConfig
 from gsdist.reducers.protocol import (
     ExchangeStatistics,
@@ -31,6 +38,7 @@ __all__ = [
     "GsSgdConfig",
     "GsSgdPaperConfig",
     "MomentumCorrection",
+    "OkTopKConfig",
     "PowerSgdConfig",
     "RandomKConfig",
     "Reducer",
@@ -39,5 +47,7 @@ __all__ = [
     "SketchedSgdConfig",
     "SparseConfig",
     "TopKConfig",
+    "build_hierarchical_reducer",
     "build_reducer",
+    "lay_out",
 ]

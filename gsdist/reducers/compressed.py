@@ -17,14 +17,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gsdist.collectives import all_reduce_sum, rank_of, require_agreement
+from gsdist.collectives import all_gather_equal, all_reduce_sum, rank_of, require_agreement
 from gsdist.errors import ConfigError, ConfigMismatch, NonFiniteGradient
 from gsdist.reducers.agreement_lanes import all_agree, bit_lanes
 from gsdist.reducers.config import CompressedConfig, SparseConfig
 from gsdist.reducers.layout import FlatLayout, Segment
 from gsdist.reducers.protocol import ExchangeStatistics, GradientBucket, MomentumCorrection
 from gsdist.reducers.statistics import StatisticsRecorder
-from gsdist.sketch.select import compensate
+from gsdist.sketch.select import compensate, top_k
 
 __all__ = ["CompressedReducer", "Update"]
 
@@ -181,6 +181,11 @@ class CompressedReducer(ABC, Generic[ConfigT]):
                     self._finite &= self._compensate(slice_.segment.offset, gradient)
                 self._absorbed(slice_.segment)
 
+    def _own_top_k(self, count: int) -> Tensor:
+        """Return the coordinates of this worker's `count` largest corrected gradients, ascending int64."""
+        # A gradient that is not finite has no order; the step is given up in the next collective.
+        return top_k(self._corrected, count) if self._finite else torch.arange(count)
+
     def _collect_dense(self) -> None:
         """Put the gradients of the dense set in their places, all in one pass."""
         parts = {
@@ -239,8 +244,14 @@ class CompressedReducer(ABC, Generic[ConfigT]):
 
         Returns both sums, or None when all ranks give the step up. Collectives: one all-reduce.
         """
-        values = self._corrected[indices]
-        buffer = torch.cat([values, self._dense, self._flag_and_lanes(indices)])
+        return self._reduce_with_dense(self._corrected[indices], indices)
+
+    def _reduce_with_dense(self, values: Tensor, agreed: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Sum some float32 values and the dense set while all ranks must hold the same `agreed`, int64.
+
+        Returns and issues the same as `_reduce_values`.
+        """
+        buffer = torch.cat([values, self._dense, self._flag_and_lanes(agreed)])
         self._all_reduce(buffer, "allreduce_values")
         sums = buffer[: values.numel() + self._layout.dense_size]
         if not self._accepts(sums, buffer[sums.numel() :]):
@@ -276,6 +287,12 @@ class CompressedReducer(ABC, Generic[ConfigT]):
         self._recorder.issued("ring_all_reduce", buffer)
         with self._recorder.phase(phase):
             all_reduce_sum(buffer, self._group, phase=f"step {self._step}, {phase}")
+
+    def _all_gather(self, own: Tensor, phase: str) -> Tensor:
+        """Gather equally long tensors as rows of a (ranks, length) tensor, counted under a phase."""
+        self._recorder.issued("ring_all_gather", own)
+        with self._recorder.phase(phase):
+            return all_gather_equal(own, self._group, phase=f"step {self._step}, {phase}")
 
     # ---- results ------------------------------------------------------------------------------------
 

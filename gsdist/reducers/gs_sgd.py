@@ -17,7 +17,7 @@ symbol  here
 M_i     corrected gradient of one parameter of worker i as an (n, m) matrix
 S       (n, rank): merged Count-Sketch, the sum of M_i times `sketch_columns`
 Q       (n, rank): orthonormal basis of S
-U, V    (n, a), (m, b): directions of rows and columns known to all workers
+U, V    (n, a), (m, b): directions of rows and columns known to all workers; a side can be whole
 C       (a, b): coefficients of the sum of all M_i, U^T M V
 q       energy: mean square of what a coefficient gains per step
 t       age: steps since a coefficient was sent
@@ -30,7 +30,6 @@ overflows is repeated in float32.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -70,7 +69,7 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
         config, layout = self._config, self._layout
         self._budget = ByteBudget.of(config, layout)
         self._bases = {
-            s.name: MatrixBasis.unknown(*s.matrix_shape, config.max_directions)
+            s.name: MatrixBasis.unknown(s.matrix_shape, config.directions_of(s.matrix_shape))
             for s in layout.compressed
         }
         self._shapes = [basis.shape for basis in self._bases.values()]
@@ -85,7 +84,7 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
         self._last_refresh: int | None = None
         self._applied: dict[str, tuple[Tensor, Tensor]] = {}
         self._refreshed: dict[str, tuple[Tensor, Tensor]] = {}
-        self._chosen: tuple[Tensor, Tensor] | None = None
+        self._chosen: tuple[Tensor | slice, Tensor] | None = None
 
     def _begin_step(self) -> None:
         self._applied, self._refreshed, self._chosen = {}, {}, None
@@ -115,10 +114,12 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
 
     def _sum_coefficients(self) -> Update | None:
         with self._recorder.phase("select"):
-            chosen = top_k(self._energy * self._age, self._budget.coefficients)
+            chosen = self._choose()
             own = self._own[chosen] - self._owed[chosen]
-        fingerprint = torch.cat([chosen, self._basis_fingerprint()])
-        reduced = self._sum("values", [own, self._dense], fingerprint)
+        agreed = self._basis_fingerprint()
+        if isinstance(chosen, Tensor):
+            agreed = torch.cat([chosen, agreed])
+        reduced = self._sum("values", [own, self._dense], agreed)
         if reduced is None:
             return None
         (sums, dense_sums), (sent, _) = reduced
@@ -129,10 +130,16 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
         self._chosen = (chosen, sent)
         return Update(sums=_IN_FACTORS, indices=None, sent=None, dense_sums=dense_sums)
 
-    def _note_coefficients(self, chosen: Tensor, sent: Tensor) -> None:
+    def _choose(self) -> Tensor | slice:
+        """Return which coefficients are sent; all of them, where the bytes allow it, as a slice."""
+        if self._budget.coefficients == self._energy.numel():
+            return slice(None)
+        return top_k(self._energy * self._age, self._budget.coefficients)
+
+    def _note_coefficients(self, chosen: Tensor | slice, sent: Tensor) -> None:
         """Take note of the coefficients of a step that is applied."""
         self._owed[chosen] += sent
-        seen = self._coefficients[chosen].square_().div_(self._age[chosen])
+        seen = self._coefficients[chosen].square().div_(self._age[chosen])
         self._energy[chosen] = _ENERGY_DECAY * self._energy[chosen] + (1 - _ENERGY_DECAY) * seen
         self._age += 1.0
         self._age[chosen] = 1.0
@@ -196,13 +203,12 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
             before = basis.coefficients_of(found).square_()
             turns = basis.absorb(found, self._config.direction_decay)
             after = basis.coefficients_of(found).square_()
-            left, right = (turn.square_() for turn in turns)
             if first:
                 energy.copy_(_spread(after))
                 continue
-            unknown = (after - left @ before @ right.mT).clamp_min_(0.0).div_(elapsed)
+            unknown = (after - _turned(before, turns)).clamp_min_(0.0).div_(elapsed)
             known = torch.lerp(before.div_(age), energy, _ENERGY_DECAY)
-            energy.copy_(left @ known @ right.mT).add_(unknown, alpha=1 - _ENERGY_DECAY)
+            energy.copy_(_turned(known, turns)).add_(unknown, alpha=1 - _ENERGY_DECAY)
         self._age.fill_(1.0)
         self._last_refresh = self._step
         since_warmup = self._step - self._config.warmup_steps
@@ -216,10 +222,9 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
 
     def _basis_fingerprint(self) -> Tensor:
         """Sum the bits of all bases, so that ranks which disagree about one stop; int64 `(1,)`."""
-        sides = [side for b in self._bases.values() for side in (b.left, b.right)]
-        return torch.stack([side.view(torch.int32).sum() for side in sides]).sum(
-            dim=0, keepdim=True
-        )
+        sides = [side.vectors for b in self._bases.values() for side in (b.left, b.right)]
+        sums = [vectors.view(torch.int32).sum() for vectors in sides if vectors is not None]
+        return torch.stack(sums).sum(dim=0, keepdim=True)
 
     def _write_average(
         self, segment: Segment, gradient: Tensor, update: Update, factor: float
@@ -282,7 +287,7 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
         """
         return {
             **super().state_dict(),
-            "bases": {name: _copied(asdict(basis)) for name, basis in self._bases.items()},
+            "bases": {name: basis.state_dict() for name, basis in self._bases.items()},
             "energy": self._energy.clone(),
             "age": self._age.clone(),
             "owed": self._owed.clone(),
@@ -306,7 +311,8 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
                 "model and max_directions of the run that saved it"
             )
         super().load_state_dict(state)
-        self._bases = {name: MatrixBasis(**_copied(state["bases"][name])) for name in self._bases}
+        for name, basis in self._bases.items():
+            basis.load_state_dict(state["bases"][name])
         self._energy.copy_(state["energy"])
         self._age.copy_(state["age"])
         self._owed.copy_(state["owed"])
@@ -322,5 +328,9 @@ def _spread(energies: Tensor) -> Tensor:
     return torch.outer(energies.sum(dim=1), energies.sum(dim=0)).div_(total)
 
 
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in tensors.items()}
+def _turned(energies: Tensor, turns: tuple[Tensor | None, Tensor | None]) -> Tensor:
+    """Carry energies (a, b) over to directions whose inner products with the old ones are `turns`."""
+    left, right = turns
+    if left is not None:
+        energies = left.square() @ energies
+    return energies if right is None else energies @ right.square().mT

@@ -29,6 +29,9 @@ class GsSgdConfig(FactorConfig):
     max_directions: int = 64
     """Directions kept per side of a matrix, and columns of a sketch at most; computing time per step is
     proportional to them. In a large model they can leave bytes unused that `compression` allows."""
+    one_sided_above: int = 2**16
+    """Entries above which a matrix has directions on its longer side only, a quarter of `max_directions`; its
+    other side stays whole. That is cheaper to compute and keeps more of a gradient, for more bytes."""
     wire_dtype: Literal["float32", "float16"] = "float16"
     """Precision of all sums on the wire; what a worker rounds away stays in its residual."""
     seed: int = 0
@@ -45,9 +48,20 @@ class GsSgdConfig(FactorConfig):
             "refresh_share": (0 < self.refresh_share < 1, "between 0 and 1"),
             "direction_decay": (0 < self.direction_decay < 1, "between 0 and 1"),
             "max_directions": (self.max_directions >= 1, "at least 1"),
+            "one_sided_above": (self.one_sided_above >= 0, "at least 0"),
             "seed": (0 <= self.seed < 2**64, "in 0..2**64-1"),
         }
         check_fields(self, checks)
+
+    def directions_of(self, matrix_shape: tuple[int, int]) -> tuple[int | None, int | None]:
+        """Return how many directions of rows and of columns a matrix has; None: that side is whole."""
+        rows, columns = matrix_shape
+        if rows * columns <= self.one_sided_above:
+            return min(rows, self.max_directions), min(columns, self.max_directions)
+        most = max(1, self.max_directions // 4)
+        shorter, longer = sorted(matrix_shape)
+        whole = None if shorter > most else shorter
+        return (min(longer, most), whole) if rows > columns else (whole, min(longer, most))
 
 
 def steps_to_next_refresh(step: int, interval: int) -> int:
@@ -107,8 +121,11 @@ _FLAG_AND_LANES = 1 + LANES
 
 def _most_coefficients(config: GsSgdConfig, layout: FlatLayout) -> int:
     """Return how many coefficients the bases hold."""
-    sides = ([min(n, config.max_directions) for n in s.matrix_shape] for s in layout.compressed)
-    return sum(math.prod(side) for side in sides)
+    total = 0
+    for segment in layout.compressed:
+        sides = zip(segment.matrix_shape, config.directions_of(segment.matrix_shape), strict=True)
+        total += math.prod(size if count is None else count for size, count in sides)
+    return total
 
 
 def _refresh(
@@ -136,8 +153,16 @@ def _ranks(config: GsSgdConfig, layout: FlatLayout, share: float) -> dict[str, i
     for segment in layout.compressed:
         rows, columns = segment.matrix_shape
         wanted = round(share * rows * columns / (rows + columns))
-        ranks[segment.name] = min(max(wanted, 1), rows, columns, config.max_directions)
+        ranks[segment.name] = min(max(wanted, 1), _most_columns(config, segment.matrix_shape))
     return ranks
+
+
+def _most_columns(config: GsSgdConfig, matrix_shape: tuple[int, int]) -> int:
+    """Return how many columns of a sketch are worth their computing."""
+    counts = config.directions_of(matrix_shape)
+    kept = min(count for count in counts if count is not None)
+    # What is found is applied, too; of a large matrix twice as much as can be kept is still cheap.
+    return min(*matrix_shape, 2 * kept if None in counts else kept)
 
 
 def _refresh_words(layout: FlatLayout, ranks: Mapping[str, int], overhead: int) -> int:

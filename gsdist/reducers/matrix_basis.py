@@ -3,6 +3,7 @@
 Pure functions and one small state; all ranks compute the same from the same merged sums.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,70 +26,133 @@ class Refreshed:
 
 
 @dataclass(kw_only=True, slots=True)
-class MatrixBasis:
-    """Hold orthonormal directions of rows and columns of an (n, m) matrix, heaviest first."""
+class Side:
+    """Hold orthonormal directions among the rows (or columns) of a matrix, heaviest first."""
 
-    left: Tensor
-    """(n, a) directions among the rows."""
-    right: Tensor
-    """(m, b) directions among the columns."""
-    left_moment: Tensor
-    """(a, a): decayed sum of C C^T, C being the coefficients seen."""
-    right_moment: Tensor
-    """(b, b): decayed sum of C^T C."""
+    size: int
+    """Number n of rows."""
+    vectors: Tensor | None
+    """(n, count); None: the side is whole, rows stand for themselves."""
+    moment: Tensor | None
+    """(count, count): decayed sum of C C^T, C being the coefficients seen; None: the side is whole."""
 
     @classmethod
-    def unknown(cls, rows: int, columns: int, limit: int) -> "MatrixBasis":
-        """Return a basis of arbitrary directions, at most `limit` per side."""
-        a, b = min(rows, limit), min(columns, limit)
-        return cls(
-            left=_completed(torch.empty(rows, 0), a),
-            right=_completed(torch.empty(columns, 0), b),
-            left_moment=torch.zeros(a, a),
-            right_moment=torch.zeros(b, b),
+    def unknown(cls, size: int, count: int | None) -> "Side":
+        """Return so many arbitrary directions; None: a side that is whole."""
+        if count is None:
+            return cls(size=size, vectors=None, moment=None)
+        vectors = _completed(torch.empty(size, 0), count)
+        return cls(size=size, vectors=vectors, moment=torch.zeros(count, count))
+
+    @property
+    def count(self) -> int:
+        """Return the number of directions."""
+        return self.size if self.vectors is None else self.vectors.shape[1]
+
+    def coordinates(self, columns: Tensor) -> Tensor:
+        """Return the coordinates (count, k) of columns (n, k)."""
+        return columns if self.vectors is None else self.vectors.mT @ columns
+
+    def columns(self, coordinates: Tensor) -> Tensor:
+        """Return the columns (n, k) that have these coordinates (count, k)."""
+        return coordinates if self.vectors is None else self.vectors @ coordinates
+
+    def follow(self, coordinates: Tensor, decay: float) -> None:
+        """Take note of one step's coordinates (count, k)."""
+        if self.moment is not None:
+            self.moment.mul_(decay).addmm_(coordinates, coordinates.mT)
+
+    def turn(self, others: Tensor, their_moment: Tensor, decay: float) -> Tensor | None:
+        """Turn towards other columns (n, k) with their moment (k, k).
+
+        Returns the inner products (count, count) of new directions [i, :] and old ones [:, j]; None: the
+        side is whole and does not turn.
+        """
+        if self.vectors is None or self.moment is None:
+            return None
+        old = self.vectors
+        self.vectors, self.moment = _leading(old, self.moment * decay, others, their_moment)
+        return self.vectors.mT @ old
+
+
+@dataclass(kw_only=True, slots=True)
+class MatrixBasis:
+    """Hold directions of the rows and of the columns of an (n, m) matrix.
+
+    A side that is whole must be longer than the other has directions.
+    """
+
+    left: Side
+    """a directions among the rows."""
+    right: Side
+    """b directions among the columns."""
+
+    @classmethod
+    def unknown(
+        cls, shape: tuple[int, int], directions: tuple[int | None, int | None]
+    ) -> "MatrixBasis":
+        """Return a basis of so many arbitrary directions of rows and of columns; None: a whole side."""
+        left, right = (
+            Side.unknown(size, count) for size, count in zip(shape, directions, strict=True)
         )
+        return cls(left=left, right=right)
 
     @property
     def shape(self) -> torch.Size:
         """Return (a, b), the shape of the coefficients."""
-        return torch.Size([self.left.shape[1], self.right.shape[1]])
+        return torch.Size([self.left.count, self.right.count])
+
+    @property
+    def _left_is_smaller(self) -> bool:
+        return self.left.count < self.right.count
 
     def project(self, matrix: Tensor, out: Tensor) -> None:
         """Write the coefficients (a, b) of a matrix (n, m) in this basis."""
-        if self.left.shape[1] < self.right.shape[1]:
-            torch.matmul(self.left.mT @ matrix, self.right, out=out)
+        if self._left_is_smaller:
+            out.copy_(self.right.coordinates(self.left.coordinates(matrix).mT).mT)
         else:
-            torch.matmul(self.left.mT, matrix @ self.right, out=out)
+            out.copy_(self.left.coordinates(self.right.coordinates(matrix.mT).mT))
 
     def expand(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Return two factors, (n, r) and (r, m), whose product has these coefficients (a, b)."""
-        if self.left.shape[1] < self.right.shape[1]:
-            return self.left, coefficients @ self.right.mT
-        return self.left @ coefficients, self.right.mT
+        if self._left_is_smaller:
+            assert self.left.vectors is not None
+            return self.left.vectors, self.right.columns(coefficients.mT).mT
+        assert self.right.vectors is not None
+        return self.left.columns(coefficients), self.right.vectors.mT
 
     def follow(self, coefficients: Tensor, decay: float) -> None:
         """Take note of one step's coefficients (a, b)."""
-        self.left_moment.mul_(decay).addmm_(coefficients, coefficients.mT)
-        self.right_moment.mul_(decay).addmm_(coefficients.mT, coefficients)
+        self.left.follow(coefficients, decay)
+        self.right.follow(coefficients.mT, decay)
 
-    def absorb(self, found: Refreshed, decay: float) -> tuple[Tensor, Tensor]:
-        """Turn towards what a refresh found; return where the old directions went: (a, a), (b, b).
-
-        Entry [i, j] of a result is the inner product of new direction i and old direction j.
-        """
-        old_left, old_right = self.left, self.right
-        every = torch.eye(found.factor.shape[0])
-        self.left, self.left_moment = _leading(
-            self.left, self.left_moment * decay, found.range_basis, found.factor @ found.factor.mT
+    def absorb(self, found: Refreshed, decay: float) -> tuple[Tensor | None, Tensor | None]:
+        """Turn towards what a refresh found; return where the old directions of each side went."""
+        factor, every = found.factor, torch.eye(found.factor.shape[0])
+        return (
+            self.left.turn(found.range_basis, factor @ factor.mT, decay),
+            self.right.turn(factor.mT, every, decay),
         )
-        self.right, self.right_moment = _leading(
-            self.right, self.right_moment * decay, found.factor.mT, every
-        )
-        return self.left.mT @ old_left, self.right.mT @ old_right
 
     def coefficients_of(self, found: Refreshed) -> Tensor:
         """Return the coefficients (a, b) of a refresh's sum."""
-        return (self.left.mT @ found.range_basis) @ (found.factor @ self.right)
+        left = self.left.coordinates(found.range_basis)
+        return left @ self.right.coordinates(found.factor.mT).mT
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return copies of directions and moments."""
+        return {name: tensor.clone() for name, tensor in self._tensors().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        for name, tensor in self._tensors().items():
+            tensor.copy_(state[name])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        sides = {"left": self.left, "right": self.right}
+        named = {name: side.vectors for name, side in sides.items()}
+        named |= {f"{name}_moment": side.moment for name, side in sides.items()}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
 def _leading(

@@ -10,7 +10,14 @@ from torch import Tensor
 from gsdist.collectives.cost_model import Transfer
 from gsdist.reducers.protocol import ExchangeStatistics
 
-__all__ = ["StatisticsRecorder"]
+__all__ = ["StatisticsRecorder", "is_wire"]
+
+_WIRE = ("allreduce", "allgather", "gather", "broadcast", "tree", "barrier", "node")
+
+
+def is_wire(phase: str) -> bool:
+    """Tell a phase that communicates (and waits for other ranks) from one that computes, by its name."""
+    return phase.startswith(_WIRE)
 
 
 class StatisticsRecorder:
@@ -38,9 +45,9 @@ class StatisticsRecorder:
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def issued(self, kind: str, buffer: Tensor, *, sends: bool = True) -> None:
-        """Count a collective of a kind in the cost model, and its buffer as payload if this rank sends."""
-        size = buffer.numel() * buffer.element_size()
+    def issued(self, kind: str, *buffers: Tensor, sends: bool = True) -> None:
+        """Count a collective of a kind in the cost model, and its buffers as payload if this rank sends."""
+        size = sum(buffer.numel() * buffer.element_size() for buffer in buffers)
         self._transfers.append(Transfer(kind=kind, size=size))
         if sends:
             self._payload_this_step += size

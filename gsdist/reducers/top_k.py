@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from gsdist.collectives import all_gather_equal
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.config import SparseConfig, check_fields
 from gsdist.reducers.sparse_entries import index_dtype, pack_entries, sum_entries, unpack_entries
@@ -77,7 +75,7 @@ class TopKReducer(CompressedReducer[TopKConfig]):
         size = self._layout.compressed_size
         count = min(math.ceil(self._config.proposal_factor * selected / self._world_size), size)
         with self._recorder.phase("select"):
-            own = self._largest(count)
+            own = self._own_top_k(count)
         gathered = self._all_gather(own.to(index_dtype(size)), "allgather_proposals")
         with self._recorder.phase("merge"):
             candidates = torch.unique(gathered.to(torch.int64))
@@ -89,12 +87,3 @@ class TopKReducer(CompressedReducer[TopKConfig]):
             best = top_k(sums, min(selected, sums.numel()))
             chosen = candidates[best]
         return Update(sums=sums[best], indices=chosen, sent=chosen, dense_sums=dense_sums)
-
-    def _largest(self, count: int) -> Tensor:
-        # A gradient that is not finite has no order; the step is given up in the next collective.
-        return top_k(self._corrected, count) if self._finite else torch.arange(count)
-
-    def _all_gather(self, own: Tensor, phase: str) -> Tensor:
-        self._recorder.issued("ring_all_gather", own)
-        with self._recorder.phase(phase):
-            return all_gather_equal(own, self._group, phase=f"step {self._step}, {phase}")

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from gsdist.errors import ConfigError
+from gsdist.integrations.outer_step import OuterStepConfig
+from gsdist.training.launch import Backend
 
 __all__ = ["TrainConfig"]
 
@@ -47,10 +49,23 @@ class TrainConfig:
     """Seed of initialisation, data order and augmentation."""
     deterministic: bool = False
     """Make a resumed run give the same bits as an uninterrupted one, at some cost in speed."""
+    node_size: int | Literal["launcher"] | None = None
+    """Average inside nodes of so many consecutive workers and let one of each node exchange; launcher: as
+    many as it started on each machine; unset: all workers exchange."""
+    outer_interval: int | None = None
+    """Local SGD: steps of each worker on its own from one exchange to the next; unset: every step."""
+    outer_learning_rate: float = 1.0
+    """Learning rate of the outer optimizer; 1 without momentum takes over the workers' mean."""
+    outer_momentum: float = 0.0
+    """Nesterov's momentum of the outer optimizer; 0.7 and 0.9 are DiLoCo's, for many outer steps."""
+    outer_fragments: int = 1
+    """Parts of the model that are exchanged at different steps of an interval."""
     find_unused_parameters: bool = False
     """Passed to DistributedDataParallel: the model may leave parameters without gradient."""
     bucket_cap_mb: float = 25.0
     """Passed to DistributedDataParallel: size of a gradient bucket in MiB."""
+    backend: Backend = "auto"
+    """What carries collectives; auto: mpi4py under mpirun where it is installed, gloo otherwise."""
     timeout: float = 300.0
     """Deadline of every collective in seconds."""
     data_workers: int = 0
@@ -81,6 +96,16 @@ class TrainConfig:
         for name in ("steps", "evaluate_every"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1, or unset")
+        node_size = self.node_size
+        _require(
+            node_size in (None, "launcher") or (isinstance(node_size, int) and node_size >= 1),
+            "node_size", node_size, 'at least 1, "launcher", or unset',
+        )  # fmt: skip
+        _require(
+            self.outer_interval is None or node_size is None,
+            "node_size", node_size, "unset with outer_interval",
+        )  # fmt: skip
+        self.outer_step()
         for name in ("lr_warmup_steps", "data_workers", "checkpoint_every", "weight_decay"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("learning_rate", "bucket_cap_mb", "timeout"):
@@ -108,6 +133,17 @@ class TrainConfig:
         for name, allowed in _CHOICES.items():
             _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {allowed}")
 
+    def outer_step(self) -> OuterStepConfig | None:
+        """Return the settings of the outer step; None: gradients are exchanged in every step."""
+        if self.outer_interval is None:
+            return None
+        return OuterStepConfig(
+            interval=self.outer_interval,
+            learning_rate=self.outer_learning_rate,
+            momentum=self.outer_momentum,
+            fragments=self.outer_fragments,
+        )
+
     @property
     def checkpoints(self) -> Path:
         """Return the directory of the run's checkpoints."""
@@ -118,6 +154,7 @@ _CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("cosine", "multistep", "constant"),
     "amp": ("off", "bf16", "fp16"),
+    "backend": get_args(Backend),
 }
 
 

@@ -7,7 +7,7 @@ the model by a smaller one.
 import gc
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 
-from gsdist.errors import CheckpointError
-from gsdist.integrations.ddp import attach
+from gsdist.collectives import Nodes, find_nodes
+from gsdist.errors import CheckpointError, UnsupportedSetup
+from gsdist.integrations.ddp import ReducerState, attach
+from gsdist.integrations.outer_step import OuterStep
 from gsdist.reducers import DenseConfig, ExchangeStatistics, ReducerConfig
 from gsdist.training.config import TrainConfig
+from gsdist.training.launch import detect_launch
 from gsdist.training.schedule import make_scheduler
 from gsdist.training.stopwatch import Stopwatch
 from gsdist.workloads import LayoutChange, LossParts, Workload
@@ -41,7 +44,7 @@ class Learner:
         total_steps: int,
         stopwatch: Stopwatch,
     ) -> None:
-        """Build everything. Collectives: those of DDP's construction and of `attach`."""
+        """Build everything. Collectives: those of DDP's construction and of `attach`, or of `OuterStep`."""
         self._workload = workload
         self._config = config
         self._reducer = reducer
@@ -58,31 +61,49 @@ class Learner:
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         config = self._config
         self.model = model
-        self._ddp = DistributedDataParallel(
-            model,
-            find_unused_parameters=config.find_unused_parameters,
-            bucket_cap_mb=config.bucket_cap_mb,
-        )
         self._optimizer = _make_optimizer(model, config)
         self._scheduler = make_scheduler(self._optimizer, config, self._total_steps)
-        self._exchange = attach(
-            self._ddp, self._reducer, optimizer=self._optimizer, grad_scaler=self._scaler
+        outer = config.outer_step()
+        self._outer = (
+            OuterStep(model, self._reducer, outer, optimizer=self._optimizer) if outer else None
         )
+        self._ddp = None if self._outer else self._make_ddp(model)
+        self._exchange = self._outer or self._attach()
         self._exchange.set_replicated_loss(lambda: self._workload.replicated_loss(self.model))
         self._mask: Mapping[str, Tensor] | None = None
         self._update_mask()
+
+    def _make_ddp(self, model: nn.Module) -> DistributedDataParallel:
+        return DistributedDataParallel(
+            model,
+            find_unused_parameters=self._config.find_unused_parameters,
+            bucket_cap_mb=self._config.bucket_cap_mb,
+        )
+
+    def _attach(self) -> ReducerState:
+        assert self._ddp is not None
+        return attach(
+            self._ddp,
+            self._reducer,
+            optimizer=self._optimizer,
+            grad_scaler=self._scaler,
+            nodes=_nodes(self._config),
+        )
 
     # ---- one step -----------------------------------------------------------------------------------
 
     def step(self, batches: list[Any], number: int) -> dict[str, Tensor]:
         """Take optimizer step `number` (from 1) on prepared batches; return this rank's loss terms.
 
-        The loss is the mean over the batches. Collectives: the exchange, in the last backward pass.
+        The loss is the mean over the batches. Collectives: the exchange, in the last backward pass or, once
+        in an outer interval, after the step.
         """
         terms = self._gradients(batches)
         with self._stopwatch.phase("optimizer"):
             if not self._exchange.last_step_skipped or self._scaler.is_enabled():
                 self._update()
+            if self._outer:
+                self._outer.step(number, last=number == self._total_steps)
             self.learning_rate = float(self._scheduler.get_last_lr()[0])
             self._scheduler.step()
             self._optimizer.zero_grad()
@@ -97,7 +118,7 @@ class Learner:
         terms: dict[str, Tensor] = {}
         for position, batch in enumerate(batches):
             last = position == len(batches) - 1
-            with nullcontext() if last else self._ddp.no_sync():
+            with nullcontext() if last or self._ddp is None else self._ddp.no_sync():
                 with self._stopwatch.phase("forward"):
                     parts = self._loss(batch)
                 for name, part in parts.items():
@@ -109,11 +130,11 @@ class Learner:
 
     def _loss(self, batch: Any) -> LossParts:
         with torch.autocast("cpu", dtype=self._dtype, enabled=self._dtype is not None):
-            return self._workload.loss(self._ddp, batch)
+            return self._workload.loss(self._ddp or self.model, batch)
 
     def _update(self) -> None:
         clip_norm = self._config.clip_norm
-        if clip_norm is not None and isinstance(self._reducer, DenseConfig):
+        if clip_norm is not None and (self._outer or isinstance(self._reducer, DenseConfig)):
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
         self._scaler.step(self._optimizer)
@@ -128,6 +149,11 @@ class Learner:
             self._mask = mask
 
     def _change_layout(self, change: LayoutChange) -> None:
+        if not isinstance(self._exchange, ReducerState) or self._config.node_size is not None:
+            raise UnsupportedSetup(
+                "the workload makes the model smaller, and with node_size or outer_interval the state of "
+                "the exchange is not the same kind on all ranks; leave both unset"
+            )
         old_parameters = dict(self.model.named_parameters())
         old_state = self._optimizer.state
         scheduler_state = self._scheduler.state_dict()
@@ -191,8 +217,12 @@ class Learner:
             for buffer, values in zip(same, parts, strict=True):
                 buffer.copy_(values.view_as(buffer))
 
+    def shared_parameters(self) -> AbstractContextManager[None]:
+        """Let the model hold what all workers agree on; without outer steps it always does."""
+        return self._outer.shared_parameters() if self._outer else nullcontext()
+
     def replicated_state(self) -> dict[str, Any]:
-        """Return the state that is equal on all ranks."""
+        """Return the state that is equal on all ranks; with outer steps, after their exchange only."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -201,8 +231,9 @@ class Learner:
         }
 
     def own_state(self) -> dict[str, Any]:
-        """Return this rank's state of the exchange."""
-        return self._exchange.state_dict()
+        """Return this rank's state of the exchange and, with outer steps, of its own training."""
+        exchange = self._exchange.state_dict()
+        return {"exchange": exchange, "local": self.replicated_state()} if self._outer else exchange
 
     def load_state(self, replicated: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         """Restore both.
@@ -210,6 +241,9 @@ class Learner:
         Raises:
             CheckpointError: the state is of a model with other parameters.
         """
+        exchange = own
+        if self._outer:
+            replicated, exchange = own["local"], own["exchange"]
         try:
             self.model.load_state_dict(replicated["model"])
         except RuntimeError as error:
@@ -219,8 +253,16 @@ class Learner:
         self._optimizer.load_state_dict(replicated["optimizer"])
         self._scheduler.load_state_dict(replicated["scheduler"])
         self._scaler.load_state_dict(replicated["scaler"])
-        self._exchange.load_state_dict(own)
+        self._exchange.load_state_dict(exchange)
         self._update_mask()
+
+
+def _nodes(config: TrainConfig) -> Nodes | None:
+    if config.node_size is None:
+        return None
+    if config.node_size == "launcher":
+        return find_nodes(detect_launch().local_rank)
+    return Nodes.of_equal_size(config.node_size, dist.get_world_size())
 
 
 def _make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:

@@ -11,13 +11,18 @@ from gsdist.errors import ConfigError
 from gsdist.reducers import REDUCER_CONFIGS, ReducerConfig
 from gsdist.training.config import TrainConfig
 
-__all__ = ["RunConfig", "flatten"]
+__all__ = ["AutoConfig", "RunConfig", "flatten"]
 
 _BOOKKEEPING = frozenset(
     {"timeout", "data_workers", "evaluate_every", "log_every", "checkpoint_every", "checkpoint_dir"}
-    | {"keep", "resume", "run_dir", "progress", "save_model"}
+    | {"keep", "resume", "run_dir", "progress", "save_model", "backend"}
 )
 """Fields of TrainConfig that do not change what is computed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoConfig:
+    """Leave the exchange method to the planner, which chooses it at the start (`choose_reducer`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +30,7 @@ class RunConfig:
     """Hold all settings of a run."""
 
     train: TrainConfig
-    reducer: ReducerConfig
+    reducer: ReducerConfig | AutoConfig
     workload_name: str
     workload: Any
     """The workload's own configuration, a dataclass instance."""
@@ -33,20 +38,24 @@ class RunConfig:
     @property
     def reducer_name(self) -> str:
         """Return the name users give for the exchange method."""
+        if isinstance(self.reducer, AutoConfig):
+            return "auto"
         return next(name for name, kind in REDUCER_CONFIGS.items() if type(self.reducer) is kind)
 
     def exchange(self) -> ReducerConfig:
         """Return the reducer's settings with those that the training settings imply.
 
         Raises:
-            ConfigError: two different bounds for the gradient's norm.
+            ConfigError: two different bounds for the gradient's norm, or no method has been chosen yet.
         """
         reducer, train = self.reducer, self.train
+        if isinstance(reducer, AutoConfig):
+            raise ConfigError('reducer is "auto"; let choose_reducer replace it before training')
         fields_there = {field.name for field in fields(reducer)}
         implied: dict[str, Any] = {}
         if train.deterministic and "deterministic" in fields_there:
             implied["deterministic"] = True
-        if train.clip_norm is not None and "clip_norm" in fields_there:
+        if train.clip_norm is not None and "clip_norm" in fields_there and not train.outer_interval:
             implied["clip_norm"] = train.clip_norm
             given = getattr(reducer, "clip_norm", None)
             if given not in (None, train.clip_norm):
@@ -71,6 +80,8 @@ class RunConfig:
             dropped |= {"epochs", "steps"}  # then a run may be made longer
         elif self.train.steps is not None:
             dropped |= {"epochs"}
+        if self.train.outer_interval is None:
+            dropped |= {"outer_learning_rate", "outer_momentum", "outer_fragments"}
         train = {name: value for name, value in tables["train"].items() if name not in dropped}
         return flatten({**tables, "train": train})
 

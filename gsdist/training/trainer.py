@@ -193,7 +193,8 @@ class Trainer:
                 generator=torch.Generator(),
             )
             prepared = (self._workload.prepare_batch(batch, training=False) for batch in loader)
-            shares = self._workload.evaluate(self._learner.model, prepared)
+            with self._learner.shared_parameters():
+                shares = self._workload.evaluate(self._learner.model, prepared)
             names = sorted(shares)
             sums = torch.tensor([shares[name] for name in names], dtype=torch.float64)
             dist.all_reduce(sums)

@@ -29,6 +29,8 @@ STEPS = 24
 CONFIG = GsSgdConfig(
     compression=8.0, wire_dtype="float32", min_numel=600, max_directions=80, refresh_interval=5
 )
+ONE_SIDED = replace(CONFIG, one_sided_above=700)
+"""All but the third matrix, which has 660 entries, keep their shorter side whole."""
 Gradients = dict[str, Tensor]
 
 
@@ -98,11 +100,19 @@ class SecondImplementation:
         self.residual = {n: np.zeros(s) for n, s in self.shapes.items()}
         self.rows = {n: np.zeros((s[0], s[0])) for n, s in self.shapes.items()}
         self.columns = {n: np.zeros((s[1], s[1])) for n, s in self.shapes.items()}
-        self.bases = {
-            n: (heavy_axes(self.rows[n]), heavy_axes(self.columns[n])) for n in self.shapes
-        }
-        self.energy = {n: np.zeros(s) for n, s in self.shapes.items()}
-        self.age = {n: np.ones(s) for n, s in self.shapes.items()}
+        self.bases = {n: self.axes(n) for n in self.shapes}
+        sides = {n: (left.shape[1], right.shape[1]) for n, (left, right) in self.bases.items()}
+        self.energy = {n: np.zeros(s) for n, s in sides.items()}
+        self.age = {n: np.ones(s) for n, s in sides.items()}
+
+    def axes(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return all heavy axes; of a one-sided matrix 20 on the longer side, the other left as it is."""
+        rows, columns = self.shapes[name]
+        if rows * columns <= self.config.one_sided_above:
+            return heavy_axes(self.rows[name], rows), heavy_axes(self.columns[name], columns)
+        if rows > columns:
+            return heavy_axes(self.rows[name], 20), np.eye(columns)
+        return np.eye(rows), heavy_axes(self.columns[name], 20)
 
     def exchange(self, gradients: Gradients) -> dict[str, np.ndarray]:
         for name in SKETCHED:
@@ -121,8 +131,8 @@ class SecondImplementation:
         applied, start = {}, 0
         for name in SKETCHED:
             left, right = self.bases[name]
-            size = left.shape[0] * right.shape[0]
-            mask = chosen[start : start + size].reshape(left.shape[0], right.shape[0])
+            size = left.shape[1] * right.shape[1]
+            mask = chosen[start : start + size].reshape(left.shape[1], right.shape[1])
             start += size
             values = mask * (left.T @ self.residual[name] @ right)
             gain = values**2 / self.age[name]
@@ -151,8 +161,7 @@ class SecondImplementation:
         old_left, old_right = self.bases[name]
         before = (old_left.T @ applied @ old_right) ** 2
         self.learn(name, applied)
-        left, right = (heavy_axes(m) for m in (self.rows[name], self.columns[name]))
-        self.bases[name] = (left, right)
+        left, right = self.bases[name] = self.axes(name)
         after = (left.T @ applied @ right) ** 2
         if self.step == 0:
             self.energy[name] = np.outer(after.sum(1), after.sum(0)) / after.sum()
@@ -169,19 +178,20 @@ class SecondImplementation:
         self.columns[name] = decay * self.columns[name] + applied.T @ applied
 
 
-def heavy_axes(covariance: np.ndarray) -> np.ndarray:
+def heavy_axes(covariance: np.ndarray, count: int) -> np.ndarray:
     """Return eigenvectors, those of (nearly) zero replaced by arbitrary but repeatable ones."""
     values, vectors = np.linalg.eigh(covariance)
-    known = vectors[:, values > 1e-6 * max(values[-1], 0)][:, ::-1]
-    count = len(values) - known.shape[1]
-    others = torch.randn(len(values), count, generator=torch.Generator().manual_seed(0))
+    known = vectors[:, values > 1e-6 * max(values[-1], 0)][:, ::-1][:, :count]
+    size = len(values), count - known.shape[1]
+    others = torch.randn(size, generator=torch.Generator().manual_seed(0))
     return np.linalg.qr(np.hstack([known, others.double().numpy()]))[0]
 
 
-def test_a_second_implementation_gives_the_same_updates() -> None:
-    second = SecondImplementation(CONFIG)
+@pytest.mark.parametrize("config", [CONFIG, ONE_SIDED])
+def test_a_second_implementation_gives_the_same_updates(config: GsSgdConfig) -> None:
+    second = SecondImplementation(config)
     payloads = set()
-    for step, (averages, _, payload) in enumerate(run(CONFIG, 1)[0]):
+    for step, (averages, _, payload) in enumerate(run(config, 1)[0]):
         expected = second.exchange(directed_gradients(step))
         for name in SKETCHED:
             got = averages[name].double().numpy().reshape(expected[name].shape)
@@ -200,10 +210,13 @@ def test_how_the_data_is_split_does_not_matter(workers: int) -> None:
         assert float((got - expected).norm() / expected.norm()) < 2e-3
 
 
+@pytest.mark.parametrize("config", [CONFIG, ONE_SIDED])
 @pytest.mark.parametrize("wire_dtype", ["float32", "float16"])
-def test_nothing_is_lost_and_all_ranks_hold_the_same_bits(wire_dtype: Any) -> None:
+def test_nothing_is_lost_and_all_ranks_hold_the_same_bits(
+    config: GsSgdConfig, wire_dtype: Any
+) -> None:
     workers = 3
-    histories = run(replace(CONFIG, wire_dtype=wire_dtype), workers)
+    histories = run(replace(config, wire_dtype=wire_dtype), workers)
     offered = torch.zeros_like(flatten(directed_gradients(0)), dtype=torch.float64)
     tolerance = {"float32": 1e-5, "float16": 2e-3}[wire_dtype]
     for step in range(STEPS):
@@ -304,6 +317,22 @@ def test_state_of_another_size_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("shape", "directions"),
+    [
+        ((10, 40), (10, 40)),
+        ((256, 256), (64, 64)),
+        ((256, 257), (None, 16)),  # more than 2^16 entries
+        ((1000, 300), (16, None)),
+        ((16, 2**15), (16, 16)),
+    ],
+)
+def test_large_matrices_have_directions_on_one_side(
+    shape: tuple[int, int], directions: tuple[int | None, int | None]
+) -> None:
+    assert GsSgdConfig().directions_of(shape) == directions
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("compression", 0.5),
@@ -312,6 +341,7 @@ def test_state_of_another_size_is_refused() -> None:
         ("refresh_share", 1.0),
         ("direction_decay", 1.0),
         ("max_directions", 0),
+        ("one_sided_above", -1),
         ("wire_dtype", "bfloat16"),
         ("seed", -1),
         ("warmup_steps", -1),

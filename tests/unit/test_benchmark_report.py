@@ -52,6 +52,50 @@ RESULTS: dict[str, dict[str, Any]] = {
         "steps": 9,
         "energy_kept": {"0.01": {"rotated": 0.9}, "0.1": {"rotated": 0.987}},
     },
+    "collectives.json": {
+        "cells": [
+            {"backend": backend, "operation": "all_reduce", "ranks": 4, "bytes": 65_536}
+            | {"microseconds_median": microseconds, "rate": "5gbit"}
+            for backend, microseconds in (("bare", 77.12), ("wrapped", 126.34))
+        ]
+    },
+    "plan.json": {
+        "predicted_cells": [
+            {"model": "net", "method": method, "ranks": 4, "rate": "1gbit", "error": error}
+            | {"measured_seconds": 0.01, "p10_seconds": 0.009, "p90_seconds": 0.02}
+            | {"predicted_seconds": 0.01 * (1 + error)}
+            for method, error in (("well", 0.2), ("badly", -0.5))
+        ],
+        "choices": [
+            {"model": "net", "ranks": 4, "rate": "1gbit", "file": "some.json", "chosen": "one"}
+            | {"best": "other", "over_best": 1.234, "over_dense_bf16": None}
+        ],
+    },
+    "what-if.json": {
+        "centre": "some model",
+        "sweeps": [
+            {"axis": "bandwidth", "unit": "Mb/s", "values": [10.0, 100.0, 1000.0]}
+            | {"curves": {"dense": [2.0, 2.0, 1.5], "other": [0.1, 0.5, 4.0]}}
+            | {"crossings": [{"at": 123.4, "below": "other", "above": "dense"}]}
+        ],
+    },
+    "hierarchical.json": {
+        "rate": "1gbit",
+        "uplink_rate": "100mbit",
+        "hierarchical_cells": [
+            {"method": "dense", "way": "flat", "seconds": 0.5, "predicted_seconds": 0.4}
+            | {"local_seconds": 0.001}
+        ],
+    },
+    "outer-step.json": {
+        "workers": 2,
+        "steps": 640,
+        "seed": 0,
+        "outer_runs": [
+            {"run": "mean", "loss": 2.2, "loss_over_dense": 0.0123, "payload_bytes": 2.5e7}
+            | {"compression": 101.9}
+        ],
+    },
     "kernels.json": {"encode_over_read": 3.21, "select_over_read": 2.34},
 }
 
@@ -78,13 +122,19 @@ def test_every_kind_of_result_is_shown(pages: tuple[str, str]) -> None:
     assert "| overlapping | 80.0 | -1.0 | 30.0 | 40.0 | 70 | 12.3 | 1.2 |" in pages[1]
     assert "| rotated | 0.900 | 0.987 |" in pages[1]
     assert "| encode over reading the vector | 3.21 |" in pages[1]
+    assert "1 of 2 cells within 20 %" in pages[1]
+    assert "| net, 4 workers, 1gbit | badly | 10.0 | 9.0 - 20.0 | 5.0 | -50% |" in pages[1]
+    assert "| net, 4 workers, 1gbit | one | other | 1.23 |  | some.json |" in pages[1]
+    assert "| bandwidth | other | 123 Mb/s | dense |" in pages[1]
+    assert "| dense | flat | 500.0 | 400.0 | 1.0 |" in pages[1]
+    assert "| mean | 2.2000 | +1.23% | 25.00 | 101.9 |" in pages[1]
     for page in pages:
         assert "Threats to these numbers" in page and "abc123" in page
 
 
 def test_page_needs_nothing_from_outside(pages: tuple[str, str]) -> None:
     assert "<script" not in pages[0] and 'src="http' not in pages[0]
-    assert pages[0].count("<svg") == 3
+    assert pages[0].count("<svg") == 5
 
 
 def test_unknown_results_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

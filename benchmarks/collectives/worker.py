@@ -1,0 +1,111 @@
+"""Be one rank: time every backend, operation and size; rank 0 writes what was found as JSON.
+
+Started by mpirun: `python -m benchmarks.collectives.worker PLAN OUTPUT`. Backends take turns within each
+repetition, so that all meet the same noise.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from benchmarks.collectives.contenders import buffers_of, prepare
+from gsdist.collectives.mpi import BACKEND
+
+_TIMEOUT = timedelta(minutes=10)
+_WARM_UP = 2
+
+
+def main(plan_path: str, output_path: str) -> None:
+    """Run the plan."""
+    plan = json.loads(Path(plan_path).read_text())
+    torch.set_num_threads(1)
+    dist.init_process_group(BACKEND, timeout=_TIMEOUT)
+    gloo = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+    cells = []
+    for operation in plan["operations"]:
+        for size in plan["sizes"]:
+            cells += _measure(plan, operation, size, gloo)
+    if dist.get_rank() == 0:
+        Path(output_path).write_text(json.dumps({"cells": cells, "mpi": _library()}))
+    dist.destroy_process_group()
+
+
+def _measure(
+    plan: Mapping[str, Any], operation: str, size: int, gloo: dist.ProcessGroup
+) -> list[dict[str, Any]]:
+    """Time one operation at one size; return one cell per backend."""
+    world_size = dist.get_world_size()
+    calls: dict[str, Callable[[], object]] = {}
+    for backend in plan["backends"]:
+        given, output = buffers_of(operation, size, world_size)
+        group = gloo if backend == "gloo" else dist.group.WORLD
+        assert group is not None
+        calls[backend] = prepare(backend, operation, group, given, output)
+        calls[backend]()
+        _require_correct(backend, operation, output, world_size)
+        given.zero_()  # sums that grow without bound would become slow or infinite
+        for _ in range(_WARM_UP):
+            calls[backend]()
+    times: dict[str, list[float]] = {backend: [] for backend in calls}
+    repetitions = _repetitions(plan, calls)
+    for _ in range(repetitions):
+        for backend, call in calls.items():
+            times[backend].append(_slowest(call))
+    return [
+        {
+            "backend": backend,
+            "operation": operation,
+            "ranks": world_size,
+            "bytes": size,
+            "repetitions": repetitions,
+            **{
+                f"microseconds_{name}": float(value)
+                for name, value in zip(
+                    ("p10", "median", "p90"), np.percentile(one, (10, 50, 90)), strict=True
+                )
+            },
+        }
+        for backend, one in times.items()
+    ]
+
+
+def _slowest(call: Callable[[], object]) -> float:
+    """Return the microseconds of the slowest rank, all having started together."""
+    dist.barrier()
+    start = time.perf_counter()
+    call()
+    own = torch.tensor([1e6 * (time.perf_counter() - start)], dtype=torch.float64)
+    dist.all_reduce(own, dist.ReduceOp.MAX)
+    return own.item()
+
+
+def _repetitions(plan: Mapping[str, Any], calls: Mapping[str, Callable[[], object]]) -> int:
+    """Return how often all backends fit in the time of a cell."""
+    once = 1e-6 * sum(_slowest(call) for call in calls.values())
+    return int(
+        min(plan["most_repetitions"], max(plan["least_repetitions"], plan["seconds"] / once))
+    )
+
+
+def _require_correct(backend: str, operation: str, output: torch.Tensor, ranks: int) -> None:
+    expected = ranks if operation in ("all_reduce", "reduce_scatter") else 1
+    if not output.eq(expected).all():
+        raise RuntimeError(f"{operation} of {backend} gave a wrong result")
+
+
+def _library() -> str:
+    from mpi4py import MPI
+
+    return MPI.Get_library_version().splitlines()[0].strip()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

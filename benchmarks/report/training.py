@@ -1,0 +1,50 @@
+"""Make tables of exchanges other than once per step between all workers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.report.parts import Section, Table
+
+__all__ = ["hierarchical_section", "outer_step_section"]
+
+
+def hierarchical_section(result: Mapping[str, Any]) -> Section:
+    """Show times all at once and node by node beside the model's."""
+    rows = [
+        [
+            cell["method"],
+            cell["way"],
+            *(
+                f"{1e3 * cell[key]:.1f}"
+                for key in ("seconds", "predicted_seconds", "local_seconds")
+            ),
+        ]
+        for cell in result["hierarchical_cells"]
+    ]
+    head = ["method", "way", "ms", "predicted ms", "local ms"]
+    return Section(
+        title="Two nodes of two workers",
+        text=f"{result['rate']} inside a node, {result['uplink_rate']} between the nodes.",
+        tables=[Table(title="", head=head, rows=rows)],
+    )
+
+
+def outer_step_section(result: Mapping[str, Any]) -> Section:
+    """Show loss and bytes of local SGD beside dense training."""
+    rows = [
+        [
+            run["run"],
+            f"{run['loss']:.4f}",
+            f"{run['loss_over_dense']:+.2%}",
+            f"{run['payload_bytes'] / 1e6:.2f}",
+            f"{run['compression']:.1f}",
+        ]
+        for run in result["outer_runs"]
+    ]
+    head = ["run", "validation loss", "over dense", "MB of the whole run", "x fewer"]
+    return Section(
+        title="Outer steps",
+        text=f"gpt-1m, {result['workers']} workers, {result['steps']} steps, seed {result['seed']}; an "
+        "exchange every 16 steps but for dense.",
+        tables=[Table(title="", head=head, rows=rows)],
+    )

@@ -1,0 +1,36 @@
+"""Predict what each exchange method would cost, and choose one."""
+
+from gsdist.planner.candidates import BASELINE, CANDIDATES, Candidate
+from gsdist.planner.measure import local_seconds
+from gsdist.planner.plan import Plan, make_plan, simulate
+from gsdist.planner.prediction import (
+    Prediction,
+    Situation,
+    break_even_bandwidth,
+    choose,
+    predict,
+)
+from gsdist.planner.shapes import transformer_shapes
+from gsdist.planner.simulation import Variation
+from gsdist.planner.step_factors import StepFactor, step_factor
+from gsdist.planner.traffic import cost_per_step
+
+__all__ = [
+    "BASELINE",
+    "CANDIDATES",
+    "Candidate",
+    "Plan",
+    "Prediction",
+    "Situation",
+    "StepFactor",
+    "Variation",
+    "break_even_bandwidth",
+    "choose",
+    "cost_per_step",
+    "local_seconds",
+    "make_plan",
+    "predict",
+    "simulate",
+    "step_factor",
+    "transformer_shapes",
+]

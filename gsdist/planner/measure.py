@@ -1,0 +1,102 @@
+"""Measure how long each method computes per step on this machine, without sending anything."""
+
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from gsdist.collectives import LocalGroup
+from gsdist.errors import ConfigError
+from gsdist.planner.candidates import Candidate
+from gsdist.planner.traffic import steps_of
+from gsdist.reducers import (
+    CompressedConfig,
+    FlatLayout,
+    GradientBucket,
+    GradientSlice,
+    Reducer,
+    build_reducer,
+)
+from gsdist.reducers.statistics import is_wire
+
+__all__ = ["local_seconds", "sample"]
+
+_SAMPLE = 2_000_000
+"""Parameters of a larger model that are measured; computing grows with their number."""
+_REPETITIONS = 3
+"""Steps of each kind, at least."""
+
+
+def sample(shapes: Mapping[str, Sequence[int]], most: int = _SAMPLE) -> dict[str, Tensor]:
+    """Return the first parameters that hold at most `most` numbers together, on no device.
+
+    Of a first parameter that is larger there are as many rows as fit, one at least.
+    """
+    chosen: dict[str, Tensor] = {}
+    left = most
+    for name, (*sides,) in shapes.items():
+        numel = torch.Size(sides).numel()
+        if numel > left:
+            if chosen:
+                break
+            sides[0] = max(1, sides[0] * left // numel)
+        chosen[name] = nn.Parameter(torch.empty(sides, device="meta"))
+        left -= chosen[name].numel()
+    return chosen
+
+
+def local_seconds(
+    candidates: Iterable[Candidate], shapes: Mapping[str, Sequence[int]]
+) -> dict[str, float]:
+    """Return, by name, each method's own computing per step on a model with parameters of these shapes.
+
+    One worker exchanges random gradients with itself; of a large model some parameters, the rest in
+    proportion. A method that cannot serve these parameters with its settings is left out.
+    """
+    parameters = sample(shapes)
+    total = sum(torch.Size(shape).numel() for shape in shapes.values())
+    scale = total / sum(parameter.numel() for parameter in parameters.values())
+    measured = {}
+    for candidate in candidates:
+        with suppress(ConfigError):
+            measured[candidate.name] = scale * _seconds(candidate, parameters)
+    return measured
+
+
+def _seconds(candidate: Candidate, parameters: Mapping[str, Tensor]) -> float:
+    (group,) = LocalGroup.create(1)
+    config = candidate.config
+    if isinstance(config, CompressedConfig):
+        config = replace(config, warmup_steps=0)
+    layout, reducer = build_reducer(config, parameters, group)
+    gradient = torch.randn(layout.numel, generator=torch.Generator().manual_seed(0))
+    _exchange(reducer, layout, gradient)
+    # Kinds of steps are told apart by how many collectives they issue.
+    times = {len(transfers): count for count, transfers in steps_of(config, layout, 1) if count}
+    seen: dict[int, list[float]] = {kind: [] for kind in times}
+    while any(len(seconds) < _REPETITIONS for seconds in seen.values()):
+        seconds = _exchange(reducer, layout, gradient)
+        seen[len(reducer.statistics().transfers_last_step)].append(seconds)
+    total = sum(count * statistics.median(seen[kind]) for kind, count in times.items())
+    return total / sum(times.values())
+
+
+def _exchange(reducer: Reducer, layout: FlatLayout, gradient: Tensor) -> float:
+    """Exchange one gradient; return the seconds that were not spent in collectives."""
+    buffer = gradient.clone()
+    parts = torch.split(buffer, [segment.numel for segment in layout])
+    slices = tuple(GradientSlice(segment=s, gradient=g) for s, g in zip(layout, parts, strict=True))
+    before = _wire_seconds(reducer)
+    start = time.perf_counter()
+    reducer.push(GradientBucket(buffer=buffer, slices=slices))
+    reducer.finish()
+    return time.perf_counter() - start - (_wire_seconds(reducer) - before)
+
+
+def _wire_seconds(reducer: Reducer) -> float:
+    phases = reducer.statistics().seconds
+    return sum(seconds for phase, seconds in phases.items() if is_wire(phase))

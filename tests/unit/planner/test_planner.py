@@ -1,0 +1,203 @@
+"""The planner's arithmetic by hand, and what must hold whatever the figures."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gsdist.collectives import LocalGroup, probe_link, run_together
+from gsdist.collectives.cost_model import Link
+from gsdist.errors import ConfigError
+from gsdist.planner import (
+    BASELINE,
+    CANDIDATES,
+    Candidate,
+    Plan,
+    Situation,
+    break_even_bandwidth,
+    choose,
+    local_seconds,
+    make_plan,
+    predict,
+    step_factor,
+    transformer_shapes,
+)
+from gsdist.planner.measure import sample
+from gsdist.planner.prediction import SKEW
+from gsdist.planner.step_factors import read_table
+from gsdist.reducers import DenseConfig, TopKConfig, lay_out
+
+D = 1_000_000
+SHAPES = {"weight": (1000, 1000)}
+PARAMETERS = {"weight": torch.nn.Parameter(torch.empty(1000, 1000, device="meta"))}
+DENSE = Candidate(name="dense", config=DenseConfig(), measured_as="dense")
+TOP_K = Candidate(name="top-k", config=TopKConfig(density=0.01), measured_as="proposals")
+TABLE: dict[str, Any] = {
+    "rows": [
+        {"method": "one", "workers": 4, "compression": 10.0, "factor": 1.0},
+        {"method": "one", "workers": 4, "compression": 1000.0, "factor": 4.0},
+        {"method": "one", "workers": 64, "compression": 10.0, "factor": 2.0},
+    ]
+}
+
+
+def situation(mbit: float, *, ranks: int = 4, compute: float = 0.0) -> Situation:
+    link = Link(latency=1e-3, bandwidth=125e3 * mbit)
+    return Situation(ranks=ranks, link=link, compute_seconds=compute)
+
+
+def test_a_dense_step_by_hand() -> None:
+    """A ring of 4: six messages of 1 ms and 6 MB at 12.5 MB/s; two thirds of computing hide as much."""
+    layout = lay_out(DENSE.config, PARAMETERS)
+    assert predict(DENSE, layout, 0.0, situation(100)).step_seconds == pytest.approx(0.486)
+    slow = predict(DENSE, layout, 0.1, situation(100, compute=0.3))
+    assert slow.step_seconds == pytest.approx(0.3 + 0.486 + SKEW * 0.1 - 0.2)
+    assert predict(DENSE, layout, 0.0, situation(100, compute=9.0)).step_seconds == 9.0
+
+
+def test_a_compressed_step_by_hand() -> None:
+    """Six messages for 33 agreement words along a ring, three of 80 kB from neighbour to neighbour."""
+    layout = lay_out(TOP_K.config, PARAMETERS)
+    got = predict(TOP_K, layout, 0.02, situation(100, compute=0.3))
+    sent = 1.5 * 4 * 33 + 3 * 8 * 10_000
+    assert got.cost.bytes == pytest.approx(sent)
+    assert got.compression == pytest.approx(6e6 / sent)
+    assert got.step_seconds == pytest.approx(0.3 + 9e-3 + sent / 12.5e6 + SKEW * 0.02)
+
+
+@pytest.mark.parametrize(
+    ("compression", "workers", "factor", "measured"),
+    [
+        (10, 4, 1.0, True),
+        (100, 4, 2.0, True),  # half way between 10 and 1000, on both logarithmic axes
+        (10_000, 4, 8.0, False),
+        (1, 4, 1.0, True),
+        (10, 100, 2.0, False),
+        (math.sqrt(10), 64, math.sqrt(2), True),
+        (10, 2, 1.0, False),
+    ],
+)
+def test_step_factors_between_and_beyond_what_was_measured(
+    compression: float, workers: int, factor: float, measured: bool
+) -> None:
+    found = step_factor("one", compression, workers, TABLE)
+    assert found is not None
+    assert found.factor == pytest.approx(factor) and found.measured == measured
+
+
+def test_the_shipped_table_names_its_sources_and_no_method_without_runs() -> None:
+    table = read_table()
+    assert all(
+        {"file", "commit", "date", "workload", "steps"} <= set(one) for one in table["sources"]
+    )
+    assert all(row["factor"] >= 1 and row["compression"] >= 1 for row in table["rows"])
+    assert step_factor("random-k", 100.0, 4) is None
+    assert step_factor("gs-sgd", 30.0, 4) is not None
+
+
+@given(
+    local=st.floats(0, 2),
+    mbit=st.floats(1, 1e5),
+    ranks=st.integers(2, 300),
+    compute=st.floats(0, 3),
+)
+def test_below_break_even_a_method_is_ahead_and_above_it_is_not(
+    local: float, mbit: float, ranks: int, compute: float
+) -> None:
+    layout = lay_out(TOP_K.config, PARAMETERS)
+    times = {"dense": 0.0, "top-k": local}
+
+    def ahead(bandwidth: float) -> bool:
+        there = Situation(
+            ranks=ranks,
+            link=Link(latency=1e-3, bandwidth=bandwidth),
+            compute_seconds=compute,
+        )
+        mine = predict(TOP_K, layout, local, there).quality_seconds
+        return mine is not None and mine < predict(DENSE, layout, 0.0, there).step_seconds
+
+    found = break_even_bandwidth(
+        TOP_K, DENSE, layout, times, situation(mbit, ranks=ranks, compute=compute)
+    )
+    if found is None:
+        assert not ahead(1e3)
+    elif found == math.inf:
+        assert ahead(1e13)
+    else:
+        assert ahead(found / 1.01) and not ahead(found * 1.01)
+
+
+def plan_at(mbit: float, *, compute: float = 0.0, local: float = 0.001) -> Plan:
+    return make_plan(SHAPES, dict.fromkeys(CANDIDATES, local), situation(mbit, compute=compute))
+
+
+def test_dense_is_chosen_where_it_costs_nothing_and_compression_where_links_are_slow() -> None:
+    assert plan_at(100_000).chosen.candidate.is_dense
+    assert plan_at(
+        100, compute=10.0
+    ).chosen.candidate.is_dense  # all hidden behind the backward pass
+    assert plan_at(100, local=10.0).chosen.candidate.is_dense
+    assert not plan_at(10).chosen.candidate.is_dense
+
+
+@given(st.floats(1, 1e5), st.floats(0, 1), st.floats(0, 1))
+def test_the_choice_was_measured_is_offered_and_is_ahead_of_dense_by_a_margin(
+    mbit: float, compute: float, local: float
+) -> None:
+    plan = plan_at(mbit, compute=compute, local=local)
+    chosen = plan.chosen
+    assert chosen.candidate.offered and chosen.quality_seconds is not None
+    dense = min(p.step_seconds for p in plan.predictions if p.candidate.is_dense)
+    if chosen.candidate.is_dense:
+        assert chosen.step_seconds == dense
+    else:
+        assert chosen.quality_seconds <= 0.8 * dense
+    json.dumps(plan.to_mapping(), allow_nan=False)
+
+
+def test_random_k_is_never_chosen_unasked() -> None:
+    assert choose(plan_at(1).predictions).name != "random-k"
+    assert "random-k" in {one.name for one in plan_at(1).predictions}
+
+
+def test_methods_that_cannot_serve_a_model_are_named() -> None:
+    shapes = {"weight": (40, 50)}
+    measured = local_seconds(CANDIDATES.values(), shapes)
+    assert {"dense", BASELINE} <= set(measured) and "gs-sgd-30x" not in measured
+    plan = make_plan(shapes, measured, situation(100))
+    assert "gs-sgd-30x" in plan.unfit and plan.chosen.candidate.is_dense
+
+
+def test_computing_is_measured_on_a_part_and_scaled() -> None:
+    shapes = {"large": (1000, 300), "next": (10, 10), "last": (500, 500)}
+    assert {n: tuple(p.shape) for n, p in sample(shapes, 300_100).items()} == {
+        "large": (1000, 300),
+        "next": (10, 10),
+    }
+    assert [tuple(p.shape) for p in sample(shapes, 30_000).values()] == [(100, 300)]
+    measured = local_seconds([DENSE, CANDIDATES["gs-sgd-30x"]], {"weight": (200, 100)})
+    assert all(seconds > 0 for seconds in measured.values())
+
+
+@given(st.floats(1e5, 1e12))
+def test_made_up_transformers_have_nearly_as_many_parameters_as_asked(parameters: float) -> None:
+    shapes = transformer_shapes(parameters)
+    total = sum(torch.Size(shape).numel() for shape in shapes.values())
+    assert total == pytest.approx(parameters, rel=0.1)
+
+
+def test_too_small_a_transformer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="params"):
+        transformer_shapes(1e4)
+
+
+def test_the_probe_agrees_on_all_ranks_and_needs_two() -> None:
+    links = run_together(LocalGroup.create(3, timeout=60), probe_link)
+    assert links[0] == links[1] == links[2]
+    assert links[0].latency > 0 and links[0].bandwidth > 0
+    with pytest.raises(ConfigError, match="one worker"):
+        run_together(LocalGroup.create(1, timeout=60), probe_link)
