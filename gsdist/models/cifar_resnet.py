@@ -82,10 +82,6 @@ class CifarResNet(StagedNetwork):
         rest = [_BasicBlock(channels, channels, 1, self._shortcut) for _ in range(self._blocks - 1)]
         return nn.Sequential(first, *rest)
 
-    def make_tail(self) -> nn.Module:
-        """Build nothing: the last stage ends in an activation."""
-        return nn.Identity()
-
 
 class _BasicBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int, shortcut: Shortcut) -> None:

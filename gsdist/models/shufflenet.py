@@ -46,10 +46,6 @@ class ShuffleNetV1(StagedNetwork):
         rest = [_GroupedBlock(channels, channels, 1) for _ in range(_BLOCKS[number] - 1)]
         return nn.Sequential(first, *rest)
 
-    def make_tail(self) -> nn.Module:
-        """Build nothing: the last stage ends in an activation."""
-        return nn.Identity()
-
 
 class ShuffleNetV2(StagedNetwork):
     """Classify small images with ShuffleNet V2.

@@ -42,10 +42,6 @@ class SmallVgg13(StagedNetwork):
             layers += _group(channels, _WIDTHS[4])
         return nn.Sequential(*layers)
 
-    def make_tail(self) -> nn.Module:
-        """Build nothing: the last stage ends in an activation."""
-        return nn.Identity()
-
 
 def _group(in_channels: int, channels: int) -> list[nn.Module]:
     layers: list[nn.Module] = []

@@ -30,9 +30,9 @@ class StagedNetwork(nn.Module, abc.ABC):
         With `keep_shape` it takes what the stage puts out and does not halve the resolution.
         """
 
-    @abc.abstractmethod
     def make_tail(self) -> nn.Module:
-        """Build the tail with fresh weights."""
+        """Build the tail with fresh weights: nothing, as where the last stage ends in an activation."""
+        return nn.Identity()
 
     def taps(self, images: Tensor) -> list[Tensor]:
         """Return the output of every stage, `(N, C, H, W)` each."""

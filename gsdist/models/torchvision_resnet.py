@@ -49,7 +49,3 @@ class TorchvisionResNet(StagedNetwork):
         first = self._block(in_channels, width, stride, shortcut)
         rest = [self._block(channels, width) for _ in range(self._blocks[number] - 1)]
         return nn.Sequential(first, *rest)
-
-    def make_tail(self) -> nn.Module:
-        """Build nothing: the last stage ends in an activation."""
-        return nn.Identity()

@@ -71,3 +71,23 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(workload, options, tmp_pat
     resumed = train("parts", "4")
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert any("heads" in name or "branches" in name for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("workload", "option"),
+    [
+        ("hsakd-teacher", "--backbone-weights"),
+        ("linear-transfer", "--weights"),
+        ("dkd", "--teacher-weights"),
+        ("dist", "--teacher-weights"),
+    ],
+)
+def test_what_learns_from_a_plain_network_trains(workload, option, tmp_path):
+    weights = tmp_path / "plain.pt"
+    plain = build_model("resnet8-narrow", num_classes=10, in_channels=1)
+    torch.save(plain.state_dict(), weights)
+    networks = NETWORKS if option == "--teacher-weights" else NETWORKS[:2]
+    run = ["--run-dir", str(tmp_path), "--reducer", "gs-sgd", "--reducer.compression", "2"]
+    if workload == "linear-transfer":
+        run[2:] = ["--reducer", "dense"]  # one layer, too small to compress
+    assert main(["train", workload, *networks, *QUICK, *run, option, str(weights)]) == 0
