@@ -8,15 +8,9 @@ import numpy as np
 
 from benchmarks.exchange.prediction import Calibration, interface_bytes, predicted_seconds
 from gsdist.collectives.cost_model import Transfer
+from gsdist.reducers.statistics import is_wire
 
-__all__ = ["is_wire", "make_cells"]
-
-_WIRE = ("allreduce", "allgather", "gather", "broadcast", "tree", "barrier")
-
-
-def is_wire(phase: str) -> bool:
-    """Tell a phase that communicates (and waits for other ranks) from one that computes."""
-    return phase.startswith(_WIRE)
+__all__ = ["make_cells"]
 
 
 def make_cells(

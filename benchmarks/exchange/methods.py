@@ -13,6 +13,7 @@ from gsdist.reducers import (
     GsSgdConfig,
     GsSgdPaperConfig,
     GTopKConfig,
+    OkTopKConfig,
     PowerSgdConfig,
     RandomKConfig,
     Reducer,
@@ -48,6 +49,7 @@ METHODS: Mapping[str, Callable[[float], Config]] = MappingProxyType(
             density=density, warmup_steps=0, exchange="proposals"
         ),
         "g-top-k": lambda density: GTopKConfig(density=density, warmup_steps=0),
+        "ok-top-k": lambda density: OkTopKConfig(density=density, warmup_steps=0),
         ORIGINAL: lambda density: OriginalGTopKConfig(density=density, warmup_steps=0),
         "random-k": lambda density: RandomKConfig(density=density, warmup_steps=0),
         "power-sgd": lambda density: PowerSgdConfig(rank=2, warmup_steps=0),

@@ -41,6 +41,7 @@ def _shares(kind: str, ranks: int) -> tuple[float, float, int, int]:
         "ring_all_reduce": (2 * others / ranks, 2 * others / ranks, 2 * others, 2 * others),
         "tree_all_reduce": (levels, levels, levels, levels),
         "ring_all_gather": (others, others, others, others),
+        "all_to_all": (1, 1, others, others),
         "gather": (0, others, 0, others),
         "tree_broadcast": (levels, 0, levels, 0),
         "tree_reduce": (0, levels, 0, levels),

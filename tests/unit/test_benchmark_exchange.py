@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import gradients
-from benchmarks.exchange.cells import is_wire, make_cells
+from benchmarks.exchange.cells import make_cells
 from benchmarks.exchange.methods import METHODS
 from benchmarks.exchange.plan import Plan, chunks
 from benchmarks.exchange.prediction import (
@@ -23,6 +23,7 @@ from benchmarks.exchange.table import HEADER, format_cell
 from benchmarks.step import cells as step_cells
 from gsdist.collectives.cost_model import Transfer
 from gsdist.reducers import REDUCER_CONFIGS
+from gsdist.reducers.statistics import is_wire
 
 CALIBRATION = Calibration(seconds_per_message=0.001, bytes_per_message=100, bytes_per_second=1e6)
 

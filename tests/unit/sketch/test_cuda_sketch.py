@@ -26,11 +26,14 @@ class Recorder(EmulatedLauncher):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU whose memory is that of the CPU."""
+    """A GPU whose memory is that of the CPU; sums in any order unless the test asks for one."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
     recorder = Recorder()
     monkeypatch.setattr(cuda_arrays, "_DEVICE", "cpu")
     monkeypatch.setattr(cuda, "cuda_kernels", lambda: CudaKernels(recorder))
-    return recorder
+    yield recorder
+    torch.use_deterministic_algorithms(before)
 
 
 @pytest.fixture
