@@ -57,7 +57,6 @@ bench-quick: $(INSTALLED)
 	$(BIN)/python -m benchmarks.convergence --quick --json runs/bench/convergence.json
 	$(BIN)/python -m benchmarks.plan runs/bench/exchange.json --json runs/bench/plan.json
 	$(BIN)/python -m benchmarks.what_if --json runs/bench/what-if.json
-	$(BIN)/python -m benchmarks.hierarchical --json runs/bench/hierarchical.json
 	$(BIN)/python -m benchmarks.report runs/bench/*.json --output runs/bench/report.html --markdown runs/bench/report.md
 
 bench: $(INSTALLED)

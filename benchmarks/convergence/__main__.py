@@ -28,7 +28,7 @@ QUICK: dict[str, Any] = {
     "seeds": [0],
     "steps": 80,
     "evaluation_items": 2_000,
-    "methods": ["oracle", "gs-sgd", "gs-sgd-paper", "proposals", "top-k", "power-sgd"],
+    "methods": ["oracle", "gs-sgd", "gs-sgd-paper", "proposals", "power-sgd"],
 }
 FULL: dict[str, Any] = {
     "workers": [4, 64],
