@@ -25,6 +25,8 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
         return _kernels(result)
     if "energy_kept" in result:
         return _directions(result)
+    if "teacher" in result:
+        return _distillation(result)
     if result.get("cells") and "operation" in result["cells"][0]:
         return _collectives(result)
     if "predicted_cells" in result:
@@ -46,7 +48,8 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
         return _convergence(result)
     raise ValueError(
         f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, collectives, "
-        "directions, exchange, step, scaling, convergence, plan, what_if, hierarchical or outer_step"
+        "directions, exchange, step, scaling, convergence, plan, what_if, hierarchical, outer_step or "
+        "distillation"
     )
 
 
@@ -77,6 +80,22 @@ def _directions(result: Mapping[str, Any]) -> Section:
     run = f"{result['workload']}, {result['steps']} steps"
     text = f"Share of the gradient's squared norm that is kept; {run}."
     return Section(title="Where the energy of a gradient is", text=text, tables=[table])
+
+
+def _distillation(result: Mapping[str, Any]) -> Section:
+    table = Table(
+        title="",
+        head=["student", "mean %", "sd", "seeds above baseline", "compression"],
+        rows=[
+            [name, f"{m['mean']:.2f}", f"{m['sd']:.2f}", str(m["wins"]), f"{m['compression']:.1f}"]
+            for name, m in result["methods"].items()
+        ],
+    )
+    setting = ", ".join(f"{name} {value}" for name, value in result["setting"].items())
+    text = (
+        f"Accuracy of students on digits; the teacher reaches {result['teacher']:.2f} %. {setting}."
+    )
+    return Section(title="Distillation", text=text, tables=[table])
 
 
 _Groups = dict[str, list[Mapping[str, Any]]]

@@ -52,6 +52,11 @@ RESULTS: dict[str, dict[str, Any]] = {
         "steps": 9,
         "energy_kept": {"0.01": {"rotated": 0.9}, "0.1": {"rotated": 0.987}},
     },
+    "distillation.json": {
+        "setting": {"seeds": 5},
+        "teacher": 98.0556,
+        "methods": {"student": {"mean": 93.777, "sd": 0.456, "wins": 4, "compression": 10.41}},
+    },
     "collectives.json": {
         "cells": [
             {"backend": backend, "operation": "all_reduce", "ranks": 4, "bytes": 65_536}
@@ -121,6 +126,7 @@ def test_every_kind_of_result_is_shown(pages: tuple[str, str]) -> None:
     assert "| some-method | 10 | 0 | 9.9 | 43.2 | 1.234 |" in pages[1]
     assert "| overlapping | 80.0 | -1.0 | 30.0 | 40.0 | 70 | 12.3 | 1.2 |" in pages[1]
     assert "| rotated | 0.900 | 0.987 |" in pages[1]
+    assert "| student | 93.78 | 0.46 | 4 | 10.4 |" in pages[1]
     assert "| encode over reading the vector | 3.21 |" in pages[1]
     assert "1 of 2 cells within 20 %" in pages[1]
     assert "| net, 4 workers, 1gbit | badly | 10.0 | 9.0 - 20.0 | 5.0 | -50% |" in pages[1]
