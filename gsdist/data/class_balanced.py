@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Sampler
 
+from gsdist.data.epoch_batches import EpochBatches
 from gsdist.errors import ConfigError
 
 __all__ = ["ClassBalancedBatches"]
 
 
-class ClassBalancedBatches(Sampler[list[int]]):
+class ClassBalancedBatches(EpochBatches):
     """Yield this worker's batches of indices of one epoch, beginning at `first_batch`.
 
     A batch holds `images_per_class` images of each of `batch_size / images_per_class` classes, chosen at
@@ -42,6 +42,7 @@ class ClassBalancedBatches(Sampler[list[int]]):
         seed: int,
     ) -> None:
         classes = np.asarray(labels)
+        super().__init__(len(classes) // (batch_size * world_size))
         members = [np.flatnonzero(classes == label) for label in np.unique(classes)]
         self._members = [own for own in members if len(own) >= images_per_class * world_size]
         self._classes_per_batch, left_over = divmod(batch_size, images_per_class)
@@ -56,23 +57,12 @@ class ClassBalancedBatches(Sampler[list[int]]):
                 f"the data has {len(self._members)}; lower batch_size or change images_per_class"
             )
         self._images_per_class = images_per_class
-        self._batches = len(classes) // (batch_size * world_size)
         self._rank = rank
         self._world_size = world_size
         self._seed = seed
-        self.epoch = 0
-        self.first_batch = 0
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Return the number of batches of a whole epoch."""
-        return self._batches
-
-    def __len__(self) -> int:
-        return self._batches - self.first_batch
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in range(self.first_batch, self._batches):
+        for batch in range(self.first_batch, self.batches_per_epoch):
             yield self._batch(np.random.default_rng((self._seed, self.epoch, batch)))
 
     def _batch(self, generator: np.random.Generator) -> list[int]:

@@ -80,6 +80,7 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
         self._energy, self._age = torch.zeros(count), torch.ones(count)
         self._owed = torch.zeros(count)
         self._own_of, self._owed_of = self._split(self._own), self._split(self._owed)
+        self._coefficients_of = self._split(self._coefficients)
         self._next_refresh = config.warmup_steps
         self._last_refresh: int | None = None
         self._applied: dict[str, tuple[Tensor, Tensor]] = {}
@@ -125,7 +126,7 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
         (sums, dense_sums), (sent, _) = reduced
         with self._recorder.phase("decode"):
             self._coefficients.zero_()[chosen] = sums
-            for name, coefficients in self._split(self._coefficients).items():
+            for name, coefficients in self._coefficients_of.items():
                 self._applied[name] = self._bases[name].expand(coefficients)
         self._chosen = (chosen, sent)
         return Update(sums=_IN_FACTORS, indices=None, sent=None, dense_sums=dense_sums)
@@ -143,7 +144,7 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
         self._energy[chosen] = _ENERGY_DECAY * self._energy[chosen] + (1 - _ENERGY_DECAY) * seen
         self._age += 1.0
         self._age[chosen] = 1.0
-        for name, coefficients in self._split(self._coefficients).items():
+        for name, coefficients in self._coefficients_of.items():
             self._bases[name].follow(coefficients, self._config.direction_decay)
 
     def _take_out_owed(self, segment: Segment, vector: Tensor) -> None:

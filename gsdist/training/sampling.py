@@ -5,13 +5,14 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
+from gsdist.data.epoch_batches import EpochBatches
 from gsdist.errors import ConfigError
 from gsdist.training.randomness import generator_for
 
 __all__ = ["EvaluationShard", "TrainingBatches"]
 
 
-class TrainingBatches(Sampler[list[int]]):
+class TrainingBatches(EpochBatches):
     """Yield this worker's batches of indices of one epoch, beginning at `first_batch`.
 
     Every epoch is a fresh permutation of all examples, a pure function of seed and epoch. Worker r takes
@@ -22,8 +23,8 @@ class TrainingBatches(Sampler[list[int]]):
         self, examples: int, *, batch_size: int, rank: int, world_size: int, seed: int
     ) -> None:
         """Raise ConfigError when the data does not fill one batch per worker."""
-        self._batches = examples // (world_size * batch_size)
-        if self._batches == 0:
+        super().__init__(examples // (world_size * batch_size))
+        if self.batches_per_epoch == 0:
             raise ConfigError(
                 f"batch_size={batch_size} on {world_size} worker(s) needs {world_size * batch_size} training "
                 f"examples and the data set has {examples}; lower batch_size"
@@ -33,21 +34,11 @@ class TrainingBatches(Sampler[list[int]]):
         self._rank = rank
         self._world_size = world_size
         self._seed = seed
-        self.epoch = 0
-        self.first_batch = 0
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Return the number of batches of a whole epoch."""
-        return self._batches
-
-    def __len__(self) -> int:
-        return self._batches - self.first_batch
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = generator_for(self._seed, self.epoch)
         order = torch.randperm(self._examples, generator=generator)[self._rank :: self._world_size]
-        for batch in range(self.first_batch, self._batches):
+        for batch in range(self.first_batch, self.batches_per_epoch):
             yield order[batch * self._batch_size : (batch + 1) * self._batch_size].tolist()
 
 
