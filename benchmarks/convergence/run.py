@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
 
 from benchmarks.convergence.emulation import EmulatedExchange, MethodConfig, dense_bytes
 from benchmarks.convergence.gradients import Objective, worker_gradients
@@ -22,6 +23,11 @@ from gsdist.reducers import CompressedConfig
 from gsdist.sketch.select import top_k
 
 __all__ = ["Curves", "train", "trained_steps"]
+
+_SQUARE_DECAY = 0.95
+"""AdamW's decay of the averaged square of the gradient."""
+_DECOUPLED_DECAY = 0.1
+"""AdamW's weight decay."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -80,7 +86,7 @@ def trained_steps(
     named = dict(objective.model.named_parameters())
     exchange = EmulatedExchange(config, named, workers, momentum=training.momentum)
     left_to_optimizer = training.momentum if exchange.momentum is None else 0.0
-    optimizer = torch.optim.SGD(parameters, lr=training.learning_rate, momentum=left_to_optimizer)
+    optimizer = _optimizer(training, parameters, left_to_optimizer)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=training.steps)
     batches = training_batches(training, objective.workload, seed)
     local_batch = training.global_batch // workers
@@ -97,6 +103,17 @@ def trained_steps(
         curves.bytes.append(sent + exchange.last_bytes())
         curves.loss.append(_finite(round(loss, 5)))
         yield
+
+
+def _optimizer(training: Training, parameters: list[Tensor], momentum: float) -> Optimizer:
+    if PRESETS[training.workload].optimizer == "sgd":
+        return SGD(parameters, lr=training.learning_rate, momentum=momentum)
+    return AdamW(
+        parameters,
+        lr=training.learning_rate,
+        betas=(momentum, _SQUARE_DECAY),
+        weight_decay=_DECOUPLED_DECAY,
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -16,9 +16,9 @@ from typing import Any
 from benchmarks import environment
 from benchmarks.convergence.budgets import Fit, Fitter
 from benchmarks.convergence.emulation import MethodConfig
-from benchmarks.convergence.methods import DENSE, settings_of
+from benchmarks.convergence.methods import DENSE, for_optimizer, settings_of
 from benchmarks.convergence.run import train
-from benchmarks.convergence.workloads import Training, open_workload
+from benchmarks.convergence.workloads import PRESETS, Training, open_workload
 from gsdist.reducers import DenseConfig
 
 __all__ = ["Cell", "Row", "cells", "keep", "rows_of", "summarize"]
@@ -57,7 +57,8 @@ def cells(
 
     @cache
     def fit(method: str, count: int, budget: float) -> Fit:
-        return fitters[count].fit(settings_of(method), budget, warmup_share=warmup_share)
+        settings = for_optimizer(settings_of(method), PRESETS[training.workload].optimizer)
+        return fitters[count].fit(settings, budget, warmup_share=warmup_share)
 
     compressed = [method for method in methods if method != DENSE]
     for seed, count in product(seeds, workers):
