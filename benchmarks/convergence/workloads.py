@@ -115,8 +115,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "mlp": Preset(build=_digits, global_batch=64, learning_rate=0.05),
     }
 )
-"""Trainings by name: ResNet-8, ResNet-20 (for some epochs, on augmented images) and VGG-16 (whose matrices are
-large) on CIFAR-10, a GPT on Shakespeare, and a tiny one for tests (digits)."""
+"""Trainings by name: ResNet-8, ResNet-20 (for some epochs, on augmented images) and VGG-16 (whose matrices
+are large) on CIFAR-10, a GPT on Shakespeare, and a tiny one for tests (digits)."""
 
 
 @lru_cache(maxsize=1)
