@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 from benchmarks.convergence.emulation import EmulatedExchange, MethodConfig, dense_bytes
 from benchmarks.convergence.gradients import Objective, worker_gradients
@@ -87,7 +88,7 @@ def trained_steps(
     exchange = EmulatedExchange(config, named, workers, momentum=training.momentum)
     left_to_optimizer = training.momentum if exchange.momentum is None else 0.0
     optimizer = _optimizer(training, parameters, left_to_optimizer)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=training.steps)
+    schedule = _schedule(training, optimizer)
     batches = training_batches(training, objective.workload, seed)
     local_batch = training.global_batch // workers
     vectorised = local_batch <= PRESETS[training.workload].vectorised_up_to
@@ -114,6 +115,15 @@ def _optimizer(training: Training, parameters: list[Tensor], momentum: float) ->
         betas=(momentum, _SQUARE_DECAY),
         weight_decay=_DECOUPLED_DECAY,
     )
+
+
+def _schedule(training: Training, optimizer: Optimizer) -> LRScheduler:
+    warmup = PRESETS[training.workload].lr_warmup_steps
+    cosine = CosineAnnealingLR(optimizer, T_max=training.steps - warmup)
+    if not warmup:
+        return cosine
+    rising = LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1)
+    return SequentialLR(optimizer, [rising, cosine], milestones=[warmup])
 
 
 def _finite(value: float) -> float | None:

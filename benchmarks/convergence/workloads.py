@@ -32,6 +32,8 @@ class Preset:
     global_batch: int
     learning_rate: float
     optimizer: Optimizer = "sgd"
+    lr_warmup_steps: int = 0
+    """Steps over which the learning rate rises; the GPT learns nothing for long without."""
     vectorised_up_to: int = 2
     """Largest local batch at which one pass for many workers beats a loop over them (measured)."""
 
@@ -104,6 +106,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             global_batch=64,
             learning_rate=2e-3,
             optimizer="adamw",
+            lr_warmup_steps=20,
             vectorised_up_to=0,
         ),
         "resnet20": Preset(
