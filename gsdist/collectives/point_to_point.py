@@ -1,5 +1,6 @@
 """Send tensors between single ranks of a group; ranks are counted within the group."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -81,22 +82,27 @@ def all_to_all(
         CollectiveError: the backend failed or its deadline passed.
 
     Collectives: at most P - 1 point-to-point messages out and in, in rounds in which no two ranks send to
-    the same one.
+    the same one. In each cycle of a round one rank receives first, as NCCL's messages wait for each other.
     """
     rank, world_size = rank_of(group), dist.get_world_size(group)
     received = [parts[rank].new_empty(length) for length in lengths]
     received[rank] = parts[rank]
     for distance in range(1, world_size):
         target, source = (rank + distance) % world_size, (rank - distance) % world_size
+        receives_first = rank < math.gcd(distance, world_size)
         with translated(parts[target], group, phase):
-            sending = (
-                _resolve(group).send([parts[target]], target, 0) if len(parts[target]) else None
-            )
+            sending = None if receives_first else _start_sending(parts[target], target, group)
             if lengths[source]:
                 _resolve(group).recv([received[source]], source, 0).wait()
+            if receives_first:
+                sending = _start_sending(parts[target], target, group)
             if sending is not None:
                 sending.wait()
     return received
+
+
+def _start_sending(part: Tensor, target: int, group: dist.ProcessGroup | None) -> dist.Work | None:
+    return _resolve(group).send([part], target, 0) if len(part) else None
 
 
 def _resolve(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
