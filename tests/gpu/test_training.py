@@ -24,7 +24,7 @@ def run(folder: Path, *options: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("reducer", ["dense", "gs-sgd"])
 def test_trains_as_well_as_on_the_cpu(tmp_path: Path, reducer: str) -> None:
-    options = ["--reducer", reducer, "--epochs", "4", "--learning-rate", "0.05"]
+    options = ["--reducer", reducer, "--epochs", "10", "--learning-rate", "0.05"]
     accuracy = {
         device: run(tmp_path / device, *options, "--device", device)["metrics"]["accuracy"]  # type: ignore[index]
         for device in ("cpu", "cuda")
