@@ -25,6 +25,8 @@ def run(folder: Path, *options: str) -> dict[str, object]:
 @pytest.mark.parametrize("reducer", ["dense", "gs-sgd"])
 def test_trains_as_well_as_on_the_cpu(tmp_path: Path, reducer: str) -> None:
     options = ["--reducer", reducer, "--epochs", "10", "--learning-rate", "0.05"]
+    if reducer == "gs-sgd":
+        options += ["--reducer.compression", "4"]
     accuracy = {
         device: run(tmp_path / device, *options, "--device", device)["metrics"]["accuracy"]  # type: ignore[index]
         for device in ("cpu", "cuda")
@@ -34,6 +36,7 @@ def test_trains_as_well_as_on_the_cpu(tmp_path: Path, reducer: str) -> None:
 
 def test_resumes_with_the_same_bits(tmp_path: Path) -> None:
     options = ["--device", "cuda", "--deterministic", "--steps", "10", "--checkpoint-every", "5"]
+    options += ["--reducer", "gs-sgd", "--reducer.compression", "4"]
     whole = run(tmp_path, *options)
     *_, newest = sorted((tmp_path / "checkpoints").glob("step-*"))
     shutil.rmtree(newest)
