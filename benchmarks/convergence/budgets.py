@@ -12,6 +12,7 @@ from benchmarks.convergence.emulation import EmulatedExchange, dense_bytes
 from benchmarks.convergence.methods import Fittable, fill_amount, filled, sized
 from gsdist.errors import ConfigError
 from gsdist.reducers import FlatLayout, GsSgdConfig
+from gsdist.reducers.agreement_lanes import LANES
 from gsdist.reducers.gs_sgd_config import ByteBudget, steps_to_next_refresh
 
 __all__ = ["Fit", "Fitter"]
@@ -51,11 +52,12 @@ class Fitter:
     def fit(self, base: Fittable, budget: float, *, warmup_share: float) -> Fit:
         """Fit one method to dense bytes / budget, `warmup_share` of it for dense steps at the start."""
         layout = FlatLayout.from_parameters(self._parameters.items(), base.is_dense)
+        planned = int(warmup_share * self._steps / budget)
         if isinstance(base, GsSgdConfig):
-            return _fit_gs_sgd(base, layout, budget, self._steps)
+            start = replace(base, warmup_steps=max(planned, base.warmup_steps))
+            return _fit_gs_sgd(start, layout, budget, self._steps)
         numel = layout.compressed_numel
 
-        planned = int(warmup_share * self._steps / budget)
         for warmup in range(planned, -1, -1):
             start = replace(base, warmup_steps=warmup)
             amount = self._most(partial(sized, start, numel), budget, 1, numel)
@@ -112,7 +114,7 @@ class Fitter:
 
 
 def _fit_gs_sgd(base: GsSgdConfig, layout: FlatLayout, budget: float, steps: int) -> Fit:
-    """Find the compression setting whose whole run, with more refreshes at its start, keeps the budget."""
+    """Find the compression setting whose whole run keeps the budget: dense steps, then many refreshes."""
     low, high = 1.0, 4.0 * budget  # too many bytes; too few, or none left for coefficients
     for _ in range(40):
         middle = (low + high) / 2
@@ -145,13 +147,14 @@ def _gs_sgd_compression(config: GsSgdConfig, layout: FlatLayout, steps: int) -> 
         return None
     item = 2 if config.wire_dtype == "float16" else 4
     ordinary = divided.coefficients + divided.overhead_words
-    words, step = 0, 0
-    while step < steps:
-        following = min(step + steps_to_next_refresh(step, divided.interval), steps)
+    words, step, compressed_steps = 0, 0, steps - config.warmup_steps
+    while step < compressed_steps:
+        following = min(step + steps_to_next_refresh(step, divided.interval), compressed_steps)
         words += divided.refresh_words + (following - step - 1) * ordinary
         step = following
     scaling = divided.refresh_words + ordinary
-    return 4 * layout.numel * steps / (item * words + (4 - item) * scaling)
+    dense = 4 * config.warmup_steps * (layout.compressed_size + layout.dense_size + 1 + LANES)
+    return 4 * layout.numel * steps / (dense + item * words + (4 - item) * scaling)
 
 
 def _largest(cost: Callable[[int], float], limit: float, low: int, high: int) -> int | None:

@@ -19,7 +19,7 @@ from benchmarks.convergence.emulation import MethodConfig
 from benchmarks.convergence.methods import DENSE, for_optimizer, settings_of
 from benchmarks.convergence.run import train
 from benchmarks.convergence.workloads import PRESETS, Training, open_workload
-from gsdist.reducers import DenseConfig, SparseConfig
+from gsdist.reducers import DenseConfig, GsSgdConfig, SparseConfig
 
 __all__ = ["Cell", "Row", "cells", "keep", "rows_of", "summarize"]
 
@@ -62,8 +62,12 @@ def cells(
 
     @cache
     def fit(method: str, count: int, budget: float) -> Fit:
-        settings = for_optimizer(settings_of(method), PRESETS[training.workload].optimizer)
-        return fitters[count].fit(settings, budget, warmup_share=warmup_share)
+        optimizer = PRESETS[training.workload].optimizer
+        settings = for_optimizer(settings_of(method), optimizer)
+        # gs-SGD starts with many refreshes, which is all that SGD needs; AdamW's first squares must be whole
+        begins_dense = not isinstance(settings, GsSgdConfig) or optimizer == "adamw"
+        share = warmup_share if begins_dense else 0.0
+        return fitters[count].fit(settings, budget, warmup_share=share)
 
     @cache
     def at_density(method: str, count: int) -> Fit:
