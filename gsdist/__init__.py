@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gsdist.integrations.ddp import GsSgdState, ReducerState, attach, gs_sgd_hook
+    from gsdist.integrations.hybrid_shard import attach_hybrid_shard
     from gsdist.reducers import DenseConfig, ExchangeStatistics, GsSgdConfig, GsSgdPaperConfig
     from gsdist.sketch import CountSketch, SketchFormat, build_info
 
@@ -28,6 +29,7 @@ __all__ = [
     "SketchFormat",
     "__version__",
     "attach",
+    "attach_hybrid_shard",
     "build_info",
     "gs_sgd_hook",
 ]
@@ -43,6 +45,7 @@ _HOMES = {
     "GsSgdState": "gsdist.integrations.ddp",
     "ReducerState": "gsdist.integrations.ddp",
     "attach": "gsdist.integrations.ddp",
+    "attach_hybrid_shard": "gsdist.integrations.hybrid_shard",
     "gs_sgd_hook": "gsdist.integrations.ddp",
 }
 

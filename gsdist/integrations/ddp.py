@@ -30,15 +30,13 @@ from torch.optim import Optimizer
 
 from gsdist.collectives import NodeGroups, Nodes, require_agreement, share_faults
 from gsdist.errors import ConfigError, InputTypeError, UnsupportedSetup
-from gsdist.integrations.optimizer import ReplicatedTerms, momentum_of, take_momentum_from
+from gsdist.integrations.attached import AttachedReducer, split_optimizer
+from gsdist.integrations.optimizer import ReplicatedTerms, take_momentum_from
 from gsdist.reducers import (
-    CompressedConfig,
-    ExchangeStatistics,
     GradientBucket,
     GradientSlice,
     GsSgdConfig,
     GsSgdPaperConfig,
-    MomentumCorrection,
     ReducerConfig,
     build_hierarchical_reducer,
     build_reducer,
@@ -48,7 +46,7 @@ from gsdist.sketch import SketchFormat
 __all__ = ["GsSgdState", "ReducerState", "attach", "gs_sgd_hook", "reducer_hook"]
 
 
-class ReducerState:
+class ReducerState(AttachedReducer):
     """Hold a reducer and everything that ties it to one DDP model; the state of `reducer_hook`.
 
     Supported: parameters of any floating-point type on the CPU or on one GPU, bucket rebuild, `no_sync`,
@@ -88,7 +86,7 @@ class ReducerState:
         with share_faults(group):
             self._parameters = _trained_parameters(model)
             self._grad_scaler = grad_scaler if grad_scaler and grad_scaler.is_enabled() else None
-            momentum, weight_decay = _split_optimizer(config, optimizer, self._parameters)
+            momentum, weight_decay = split_optimizer(config, optimizer, self._parameters)
         options: Any = {"momentum": momentum, "loss_scaled": self._grad_scaler is not None}
         node_groups = _open_nodes(nodes, group)
         with share_faults(group):
@@ -129,19 +127,6 @@ class ReducerState:
 
     # ---- what users call ----------------------------------------------------------------------------
 
-    @property
-    def last_step_skipped(self) -> bool:
-        """Tell whether all ranks gave the last exchange up because a gradient was not finite.
-
-        With non_finite="skip", do not call `optimizer.step()` then: averaged gradients are zero, but momentum
-        and weight decay would still move the parameters.
-        """
-        return self._reducer.last_step_skipped
-
-    def stats(self) -> ExchangeStatistics:
-        """Return bytes, seconds per phase and the residual norm of this rank."""
-        return self._reducer.statistics()
-
     def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
         """Train only the coordinates whose mask is True, from the next step on.
 
@@ -167,45 +152,12 @@ class ReducerState:
         if self._replicated:
             self._replicated.set_mask(mask)
 
-    def set_replicated_loss(self, loss: Callable[[], Tensor | None] | None) -> None:
-        """Add the gradient of a loss that depends on parameters only, after the exchange.
-
-        `loss` is called before every optimizer step and returns a scalar or None.
-
-        Raises:
-            ConfigError: no optimizer was given to `attach`.
-        """
-        if self._replicated is None:
-            raise ConfigError(
-                "a replicated loss is added before the optimizer steps; pass optimizer= to attach"
-            )
-        self._replicated.loss = loss
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return this rank's state: nested dicts of tensors and numbers. It differs from rank to rank."""
-        return self._with_replicated(self._reducer.state_dict())
-
     def state_for_new_layout(self) -> dict[str, Any]:
         """Return what of the state still holds when coordinates are cut out of the parameters.
 
         Cut its tensors as the parameters of their names and load it into the new model's state.
         """
         return self._with_replicated(self._reducer.state_for_new_layout())
-
-    def _with_replicated(self, state: dict[str, Any]) -> dict[str, Any]:
-        if self._replicated:
-            state["replicated_momentum"] = self._replicated.state_dict()
-        return state
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` or `state_for_new_layout` returned on the same rank.
-
-        Raises:
-            ConfigError: the state is of another model or another momentum setting.
-        """
-        self._reducer.load_state_dict(state)
-        if self._replicated:
-            self._replicated.load_state_dict(state.get("replicated_momentum", {}))
 
     # ---- what DDP calls -----------------------------------------------------------------------------
 
@@ -402,16 +354,3 @@ def _open_nodes(nodes: Nodes | None, group: dist.ProcessGroup) -> NodeGroups | N
             f"has {world_size}; give the size of every node of the job"
         )
     return NodeGroups.open(nodes, group)
-
-
-def _split_optimizer(
-    config: ReducerConfig, optimizer: Optimizer | None, parameters: Mapping[str, Tensor]
-) -> tuple[MomentumCorrection | None, dict[str, float]]:
-    if not isinstance(config, CompressedConfig) or config.momentum != "local":
-        return None, {}
-    if optimizer is None:
-        raise ConfigError(
-            'momentum="local" takes over the momentum of the optimizer; pass optimizer= to attach, or use '
-            'momentum="post"'
-        )
-    return momentum_of(optimizer, parameters)
