@@ -25,13 +25,13 @@ __all__ = ["probe_link"]
 
 Group = dist.ProcessGroup | None
 _PHASE = "the link probe"
-_SMALL = (2**5, 2**12, 2**15)
+_SMALL = (2**5, 2**12, 2**13, 2**15)
 """Numbers in the buffers of which every kind of collective is timed."""
 _LARGE = (2**17, 2**19, 2**21, 2**23)
 """Those of which all-reduces alone are timed, until one is long enough."""
 _LONG_ENOUGH = 0.1
 """Seconds of an all-reduce long enough to tell its bandwidth from its latency and from chance."""
-_ROUNDS, _LEAST_ROUNDS = 15, 3
+_ROUNDS, _LEAST_ROUNDS = 40, 3
 _SECONDS = 0.2
 """To spend on one size of one kind, beyond the least number of rounds."""
 
@@ -40,14 +40,15 @@ def probe_link(group: Group = None) -> Link:
     """Measure what collectives cost; all ranks must call it, and get the same answer.
 
     Bandwidth follows from the difference of two large all-reduces, so that what both have in common does not
-    count. Of each round the slowest rank counts, from a common start; of all rounds the median. Takes 2 to 5
-    seconds, longer on links slower than 10 Mb/s.
+    count. Of each round the slowest rank counts, from a common start; of all rounds the mean of the middle
+    half, as times of small collectives come in two or more heaps. Takes about 5 seconds, longer on links
+    slower than 10 Mb/s.
 
     Raises:
         ConfigError: the group has one rank, so there is no link.
         CollectiveError: the backend failed or its deadline passed.
 
-    Collectives: up to 20 rounds of every kind and size, each after a small all-reduce; some all-gathers.
+    Collectives: up to 40 rounds of every kind and size, each after a small all-reduce; some all-gathers.
     """
     ranks = dist.get_world_size(group)
     if ranks == 1:
@@ -83,12 +84,14 @@ def _bytes(kind: str, size: float, ranks: int) -> float:
 
 
 def _seconds(run: Callable[[Tensor, Group], object], count: int, group: Group) -> float:
-    """Return the median time of a collective on so many numbers; the first round does not count."""
+    """Return the typical time of a collective on so many numbers; the first round does not count."""
     buffer = torch.zeros(count)
     once = _round(run, buffer, group)
     rounds = min(_ROUNDS, max(_LEAST_ROUNDS, int(_SECONDS / max(gather_json(once, group)))))
     own = [_round(run, buffer, group) for _ in range(rounds)]
-    return float(statistics.median(map(max, zip(*gather_json(own, group), strict=True))))
+    slowest = sorted(map(max, zip(*gather_json(own, group), strict=True)))
+    quarter = rounds // 4
+    return statistics.fmean(slowest[quarter : rounds - quarter])
 
 
 def _round(run: Callable[[Tensor, Group], object], buffer: Tensor, group: Group) -> float:
