@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.bootstrap import interval_of_ratio
 from benchmarks.exchange.prediction import FRAMING
-from benchmarks.plan import judge_choices, predict_cells, repeated, within
+from benchmarks.plan import difference_of_halves, judge_choices, predict_cells, within
 from benchmarks.step_factors import equivalent_dense_step, factors_of, make_table
 from benchmarks.what_if import crossings
 
@@ -162,15 +162,9 @@ def test_repetitions_without_a_partner_do_not_count() -> None:
     assert interval_of_ratio([2.0, 2.0, 99.0], [1.0, 1.0]) == (2.0, 2.0)
 
 
-def test_cells_that_were_measured_twice_are_held_against_each_other() -> None:
-    rows = [
-        row
-        for ms in (80.0, 100.0)
-        for row, _ in predict_cells("f", exchange_result({"dense-fp32": ms}))
-    ]
-    (one,) = repeated([*rows, *(row | {"ranks": 4} for row in rows[:1])])
-    assert (one["method"], one["ranks"], one["times"]) == ("dense-fp32", 2, 2)
-    assert one["spread"] == pytest.approx(0.25)
+def test_halves_are_compared_by_their_medians() -> None:
+    assert difference_of_halves([9.0, 1.0, 2.0, 2.5, 2.5, 99.0]) == pytest.approx(0.25)
+    assert difference_of_halves([2.5, 2.5, 99.0, 9.0, 1.0, 2.0]) == pytest.approx(0.25)
 
 
 def test_crossings_are_found_between_the_points() -> None:
