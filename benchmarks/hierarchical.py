@@ -6,8 +6,9 @@ the same bits, and the dense exchange of integers must be exact. All ranks share
 
 The model: ranks stand in the order of the nodes, so a ring of all four crosses each direction of the link
 between the nodes once, and that link is the busiest; node by node only the two leaders' ring crosses it, and
-inside a node there are an all-reduce and a broadcast at the higher rate. Latencies and bandwidths are those
-that the planner's link probe finds, on all four ranks and inside a node; local computing is measured.
+inside a node there are an all-reduce and a broadcast at the higher rate. What collectives take is what the
+planner's link probe finds: among all four ranks, inside a node, and between the leaders. Local computing is
+measured.
 """
 
 import argparse
@@ -29,8 +30,8 @@ from benchmarks.gradients import SOURCES, network_of, workload_of
 from benchmarks.netlab import LabUnavailable, NetworkLab
 from benchmarks.output import begin, write_report
 from gsdist.collectives import NodeGroups, Nodes, probe_link
-from gsdist.collectives.cost_model import Cost, Link, Transfer, cost_of
-from gsdist.planner import cost_per_step
+from gsdist.collectives.cost_model import Link, Transfer, seconds_of
+from gsdist.planner.traffic import mean_seconds, steps_of
 from gsdist.reducers import (
     DenseConfig,
     FlatLayout,
@@ -57,8 +58,9 @@ METHODS: Mapping[str, ReducerConfig] = {
 }
 _MODEL = "gpt-1m"
 _ROUNDS = 15
-_WARM_UP = 31
+_WARM_UP = {"gs-sgd": 31}
 """Exchanges after which gs-SGD has found its rhythm; the rounds then hold its mean mixture of steps."""
+_SHORT_WARM_UP = 2
 _TIME_LIMIT = 900.0
 
 
@@ -115,9 +117,11 @@ def _work() -> dict[str, Any]:
     assert world is not None
     groups = NodeGroups.open(NODES, world)
     parameters = dict(network_of(SOURCES[_MODEL], workload_of(SOURCES[_MODEL])).named_parameters())
-    results: dict[str, Any] = {
-        "links": {"between": asdict(probe_link(world)), "inside": asdict(probe_link(groups.within))}
-    }
+    links = {"all": asdict(probe_link(world)), "inside": asdict(probe_link(groups.within))}
+    if groups.leaders is not None:
+        links["leaders"] = asdict(probe_link(groups.leaders))
+    dist.barrier()
+    results: dict[str, Any] = {"links": links}
     for name, config in METHODS.items():
         ways = {
             "flat": build_reducer(config, parameters, world),
@@ -135,7 +139,7 @@ def _timed(reducer: Reducer, layout: FlatLayout, method: str) -> dict[str, Any]:
     integers = torch.randint(-99, 100, (layout.numel,), generator=generator).float()
     digest = _check(reducer, layout, integers, method)
     gradient = torch.randn(layout.numel, generator=generator)
-    for _ in range(_WARM_UP):
+    for _ in range(_WARM_UP.get(method, _SHORT_WARM_UP)):
         _exchange(reducer, layout, gradient.clone())
     seconds, local = [], []
     for _ in range(_ROUNDS):
@@ -174,8 +178,7 @@ def _on_wire(reducer: Reducer) -> float:
 
 def _cells(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Combine the ranks' reports; a time is the mean over rounds of the slowest rank's."""
-    links = reports[0]["links"]
-    between, inside = Link(**links["between"]), Link(**links["inside"])
+    links = {where: Link(**link) for where, link in reports[0]["links"].items()}
     parameters = dict(network_of(SOURCES[_MODEL], workload_of(SOURCES[_MODEL])).named_parameters())
     cells = []
     for method, way in product(METHODS, ("flat", "node by node")):
@@ -184,12 +187,11 @@ def _cells(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
         rounds = zip(*(one["seconds"] for one in own), strict=True)
         local = statistics.fmean(own[0]["local_seconds"])
         layout = lay_out(METHODS[method], parameters)
-        wire = (
-            cost_per_step(METHODS[method], layout, NODES.world_size).seconds(between)
-            if way == "flat"
-            else cost_per_step(METHODS[method], layout, len(NODES.sizes)).seconds(between)
-            + _inside_a_node(layout).seconds(inside)
-        )
+        if way == "flat":
+            wire = _seconds(METHODS[method], layout, NODES.world_size, links["all"])
+        else:
+            between = _seconds(METHODS[method], layout, len(NODES.sizes), links["leaders"])
+            wire = between + _seconds_inside_a_node(layout, links["inside"])
         cells.append(
             {
                 "method": method,
@@ -202,10 +204,14 @@ def _cells(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return cells
 
 
-def _inside_a_node(layout: FlatLayout) -> Cost:
+def _seconds(config: ReducerConfig, layout: FlatLayout, ranks: int, link: Link) -> float:
+    return mean_seconds(steps_of(config, layout, ranks), ranks, link)
+
+
+def _seconds_inside_a_node(layout: FlatLayout, link: Link) -> float:
     size = 4 * layout.numel
     kinds = ("ring_all_reduce", "tree_broadcast")
-    return cost_of(tuple(Transfer(kind=kind, size=size) for kind in kinds), NODES.sizes[0])
+    return seconds_of([Transfer(kind=kind, size=size) for kind in kinds], NODES.sizes[0], link)
 
 
 if __name__ == "__main__":

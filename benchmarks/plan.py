@@ -1,24 +1,31 @@
 """Hold the planner's predictions against the measured cells of the exchange suite.
 
-Run ``python -m benchmarks.plan benchmarks/results/exchange-*.json``. Of a cell the planner is told the
-model's shapes, the method's settings, the number of workers, the lab's rate and calibration, and how long
-rank 0 computed in that cell (a run would measure it beforehand, `gsdist.planner.measure`). Everything else
-is predicted, bytes and messages included.
+Run ``python -m benchmarks.plan benchmarks/results/exchange-*.json``. Of a cell the planner is told what it
+would know before a run: the model's shapes, the method's settings, the number of workers, what its probe
+found in that lab, and how long a step's local computing took on all ranks at once with random gradients.
+Everything else is predicted, bytes and messages included. Results of schema 1 have no probes; there it is
+told the lab's rate and calibration, and how long rank 0 computed in the cell itself.
 
 Choices are judged in every setting of model, workers and rate by time to dense quality: a measured time times
 the step factor. The step factors are the same on both sides, so this says whether times are predicted well
-enough to choose by, not whether the factors are right. The recorded cells hold no single repetitions, so
-noise is judged by the 10th and 90th percentiles.
+enough to choose by, not whether the factors are right. Methods take turns, so repetitions are compared in
+pairs: a choice is slower beyond noise if the whole bootstrap interval of the ratio of medians is above 1.
+Results of schema 1 hold no single repetitions; there the 10th and 90th percentiles decide.
+
+How far the first and the second half of a cell's repetitions differ says how well a measurement of seconds
+repeats itself, which no prediction can be expected to surpass.
 """
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bootstrap import interval_of_ratio
 from benchmarks.exchange.methods import METHODS, ORIGINAL
 from benchmarks.exchange.prediction import FRAMING
 from benchmarks.gradients import SOURCES, network_of, workload_of
@@ -28,7 +35,7 @@ from gsdist.collectives.cost_model import Link
 from gsdist.planner import Candidate, Prediction, Situation, choose, predict
 from gsdist.reducers import FlatLayout, ReducerConfig, lay_out
 
-__all__ = ["judge_choices", "predict_cells", "within"]
+__all__ = ["difference_of_halves", "judge_choices", "predict_cells", "within"]
 
 SCHEMA = 1
 _BASELINE = "dense-bf16"
@@ -55,9 +62,7 @@ def predict_cells(
     name: str, result: Mapping[str, Any]
 ) -> Iterator[tuple[dict[str, Any], Prediction]]:
     """Yield a row and the prediction of every correct cell of a result whose method the planner knows."""
-    links = {
-        (lab["ranks"], lab["rate"]): _link(lab) for lab in result["labs"] if "calibration" in lab
-    }
+    labs = {(lab["ranks"], lab["rate"]): lab for lab in result["labs"] if "calibration" in lab}
     for cell in result["cells"]:
         if not cell["correct"] or cell["method"] == ORIGINAL:
             continue
@@ -69,21 +74,22 @@ def predict_cells(
             measured_as=_MEASURED_AS.get(method, "unmeasured"),
             offered=method not in _NOT_OFFERED,
         )
-        situation = Situation(ranks=ranks, link=links[ranks, cell["rate"]], compute_seconds=0.0)
-        predicted = predict(
-            candidate, _layout(cell["model"], config), cell["local_seconds"], situation
-        )
+        predicted = _predict(candidate, cell, labs[ranks, cell["rate"]])
         measured, factor = cell["seconds_median"], predicted.step_factor
         yield (
             {
                 "file": name,
                 **{key: cell[key] for key in ("model", "method", "ranks", "rate", "d")},
                 "measured_seconds": measured,
+                "seconds": cell.get("seconds"),
+                "difference_of_halves": difference_of_halves(cell["seconds"])
+                if "seconds" in cell
+                else None,
                 "p10_seconds": cell["seconds_p10"],
                 "p90_seconds": cell["seconds_p90"],
                 "predicted_seconds": predicted.step_seconds,
                 "error": predicted.step_seconds / measured - 1,
-                "local_share": cell["local_seconds"] / measured,
+                "local_share": predicted.local_seconds / measured,
                 "messages": predicted.cost.messages,
                 "step_factor": factor.factor if factor else None,
             },
@@ -91,11 +97,16 @@ def predict_cells(
         )
 
 
-def _link(lab: Mapping[str, Any]) -> Link:
-    rate = parse_rate(lab["rate"])
-    calibration = lab["calibration"]
+def _predict(candidate: Candidate, cell: Mapping[str, Any], lab: Mapping[str, Any]) -> Prediction:
+    known: dict[str, Any] = {"ranks": cell["ranks"], "compute_seconds": 0.0}
+    layout = _layout(cell["model"], candidate.config)
+    if "link" in lab:
+        situation = Situation(**known, link=Link(**lab["link"]), skew=1.0)
+        return predict(candidate, layout, cell["planned_local_seconds"], situation)
+    rate, calibration = parse_rate(lab["rate"]), lab["calibration"]
     bandwidth = calibration["bytes_per_second"] if rate is None else rate / 8
-    return Link(latency=calibration["seconds_per_message"], bandwidth=bandwidth / FRAMING)
+    link = Link(latency=calibration["seconds_per_message"], bandwidth=bandwidth / FRAMING)
+    return predict(candidate, layout, cell["local_seconds"], Situation(**known, link=link))
 
 
 @cache
@@ -134,17 +145,41 @@ def _judge(cells: Sequence[tuple[Mapping[str, Any], Prediction]]) -> dict[str, A
     }
     quality = {name: row["measured_seconds"] * row["step_factor"] for name, row in offered.items()}
     best = min(quality, key=quality.__getitem__)
-    baseline = offered.get(_BASELINE)
+    judged = {"chosen": chosen, "best": best, "over_best": quality[chosen] / quality[best]}
+    return judged | _against_dense(offered[chosen], offered.get(_BASELINE))
+
+
+def _against_dense(
+    chosen: Mapping[str, Any], dense: Mapping[str, Any] | None
+) -> dict[str, float | bool | None]:
+    """Compare a choice's time to quality with dense bfloat16's."""
+    if dense is None or chosen is dense:
+        ratio = dense and 1.0
+        return {
+            "over_dense_bf16": ratio,
+            "over_dense_bf16_low": ratio,
+            "over_dense_bf16_high": ratio,
+            "slower_than_dense_bf16": False,
+        }
+    factor = chosen["step_factor"]
+    if chosen["seconds"] and dense["seconds"]:
+        low, high = interval_of_ratio(chosen["seconds"], dense["seconds"])
+    else:
+        low = chosen["p10_seconds"] / dense["p90_seconds"]
+        high = chosen["p90_seconds"] / dense["p10_seconds"]
     return {
-        "chosen": chosen,
-        "best": best,
-        "over_best": quality[chosen] / quality[best],
-        "over_dense_bf16": baseline and quality[chosen] / baseline["measured_seconds"],
-        "slower_than_dense_bf16": baseline is not None
-        and chosen != _BASELINE
-        and offered[chosen]["p10_seconds"] * offered[chosen]["step_factor"]
-        > baseline["p90_seconds"],
+        "over_dense_bf16": factor * chosen["measured_seconds"] / dense["measured_seconds"],
+        "over_dense_bf16_low": factor * low,
+        "over_dense_bf16_high": factor * high,
+        "slower_than_dense_bf16": factor * low > 1,
     }
+
+
+def difference_of_halves(seconds: Sequence[float]) -> float:
+    """Return by how much the larger median of the first and the second half exceeds the smaller one."""
+    middle = len(seconds) // 2
+    medians = statistics.median(seconds[:middle]), statistics.median(seconds[middle:])
+    return max(medians) / min(medians) - 1
 
 
 def within(rows: Sequence[Mapping[str, Any]], tolerance: float = _TOLERANCE) -> float:
@@ -170,7 +205,9 @@ def main(argv: list[str] | None = None) -> int:
     report = {
         "schema": SCHEMA,
         "environment": described,
-        "predicted_cells": rows,
+        "predicted_cells": [
+            {name: value for name, value in row.items() if name != "seconds"} for row in rows
+        ],
         "choices": choices,
     }
     write_report(report, options.json)
@@ -189,6 +226,7 @@ def _cell_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             if some
         ),
         f"between the 10th and 90th percentile of the repetitions: {inside / len(rows):.0%}",
+        *_halves_line(rows),
         f"worst {_SHOWN}:",
         f"{'model':<13}{'method':<20}{'P':>3}{'rate':>9}{'ms':>9}{'p10':>8}{'p90':>8}{'predicted':>10}"
         f"{'error':>7}{'messages':>9}",
@@ -203,18 +241,30 @@ def _cell_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _halves_line(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    found = [row["difference_of_halves"] for row in rows if row["difference_of_halves"] is not None]
+    if found:
+        alike = sum(difference <= _TOLERANCE for difference in found)
+        yield f"halves of the repetitions within 20 % of each other: {alike} of {len(found)} cells"
+
+
 def _choice_lines(choices: Sequence[Mapping[str, Any]]) -> list[str]:
     near = sum(choice["over_best"] <= _NEAR_BEST for choice in choices)
     slower = sum(choice["slower_than_dense_bf16"] for choice in choices)
     lines = [
         f"choice within 10 % of the best time to quality: {near} of {len(choices)} settings; slower than "
         f"dense bfloat16 beyond noise: {slower}",
-        f"{'model':<13}{'P':>3}{'rate':>9}  {'chosen':<17}{'best':<17}{'over best':>10}{'over bf16':>10}",
+        f"{'model':<13}{'P':>3}{'rate':>9}  {'chosen':<17}{'best':<17}{'over best':>10}{'over bf16':>10}"
+        f"{'low':>7}{'high':>7}",
     ]
     return lines + [
         f"{c['model']:<13}{c['ranks']:>3}{c['rate']:>9}  {c['chosen']:<17}{c['best']:<17}"
         f"{c['over_best']:>10.2f}"
-        + (f"{c['over_dense_bf16']:>10.2f}" if c["over_dense_bf16"] else "")
+        + (
+            f"{c['over_dense_bf16']:>10.2f}{c['over_dense_bf16_low']:>7.2f}{c['over_dense_bf16_high']:>7.2f}"
+            if c["over_dense_bf16"]
+            else ""
+        )
         for c in choices
     ]
 

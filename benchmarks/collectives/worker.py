@@ -1,7 +1,7 @@
 """Be one rank: time every backend, operation and size; rank 0 writes what was found as JSON.
 
 Started by mpirun: `python -m benchmarks.collectives.worker PLAN OUTPUT`. Backends take turns within each
-repetition, so that all meet the same noise.
+repetition, in every order, so that all meet the same noise and follow one another equally often.
 """
 
 import json
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from itertools import cycle, permutations
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,9 @@ def _measure(
             calls[backend]()
     times: dict[str, list[float]] = {backend: [] for backend in calls}
     repetitions = _repetitions(plan, calls)
+    orders = cycle(permutations(calls.items()))
     for _ in range(repetitions):
-        for backend, call in calls.items():
+        for backend, call in next(orders):
             times[backend].append(_slowest(call))
     return [
         {

@@ -23,7 +23,7 @@ from benchmarks.gradients import SOURCES, CapturedGradients, load
 from benchmarks.netlab import LabUnavailable, parse_rate
 from benchmarks.output import begin, write_report
 
-SCHEMA = 1
+SCHEMA = 2
 _QUICK = {
     "methods": [name for name in METHODS if name not in ("gs-sgd-16", "gs-sgd-paper-tree")],
     "models": ["resnet20", "gpt-1m"],
@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\n{describe_lab(lab)}", file=out, flush=True)
         labs.append(lab)
         if reports:
-            lab["calibration"] = reports[0]["calibration"]
+            lab |= {name: reports[0][name] for name in ("calibration", "link")}
             cells += _print_cells(arguments, gradients, rate, reports, out)
     sources = {model: asdict(SOURCES[model]) for model in arguments.models}
     report = {

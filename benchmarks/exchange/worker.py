@@ -24,6 +24,9 @@ from benchmarks.exchange.plan import Plan, chunks
 from benchmarks.exchange.prediction import FRAMING, Calibration
 from benchmarks.exchange.referee import Referee
 from benchmarks.gradients import CapturedGradients
+from gsdist.collectives import probe_link
+from gsdist.planner import Candidate, local_seconds
+from gsdist.reducers import ReducerConfig
 
 _SMALL, _SMALL_ROUNDS = 32, 50
 _LARGE, _LARGE_ROUNDS = 2**20, 2
@@ -65,6 +68,7 @@ def main(path: str, address: str, key: str) -> None:
     referee = Referee(address, key, dist.get_rank())
     results = {
         "calibration": asdict(calibrate(group, referee)),
+        "link": asdict(probe_link(group)),
         "cells": [
             cell
             for gradients in plan.gradients
@@ -118,10 +122,11 @@ def measure(
         method: find_fault(method, plan.density, gradients.shapes, captured, group, referee)
         for method in methods
     }
+    sound = [method for method in methods if faults[method] is None]
+    beforehand = planned_seconds(plan, gradients, sound, group)
     every = [
         Series(method=method, driver=Driver(METHODS[method](plan.density), gradients.shapes, group))
-        for method in methods
-        if faults[method] is None
+        for method in sound
     ]
     for series in every:
         for turn in range(series.driver.settling):
@@ -136,10 +141,28 @@ def measure(
         turn += 1
     cells = {series.method: _cell(series) for series in every}
     return [
-        {"model": gradients.model, "method": method, "fault": faults[method]}
+        {
+            "model": gradients.model,
+            "method": method,
+            "fault": faults[method],
+            "planned_local_seconds": beforehand.get(method),
+        }
         | cells.get(method, {})
         for method in methods
     ]
+
+
+def planned_seconds(
+    plan: Plan, gradients: CapturedGradients, methods: Sequence[str], group: dist.ProcessGroup
+) -> dict[str, float]:
+    """Return, by method, what the planner would find local computing to take before a run."""
+    configs = {method: METHODS[method](plan.density) for method in methods}
+    candidates = [
+        Candidate(name=method, config=config, measured_as=method)
+        for method, config in configs.items()
+        if isinstance(config, ReducerConfig)
+    ]
+    return local_seconds(candidates, gradients.shapes, group)
 
 
 def _repeat(

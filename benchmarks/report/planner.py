@@ -33,11 +33,14 @@ def _choices(choices: Sequence[Mapping[str, Any]]) -> Table:
             choice["best"],
             f"{choice['over_best']:.2f}",
             f"{choice['over_dense_bf16']:.2f}" if choice["over_dense_bf16"] else "",
+            f"{choice['over_dense_bf16_low']:.2f} - {choice['over_dense_bf16_high']:.2f}"
+            if choice["over_dense_bf16"]
+            else "",
             choice["file"],
         ]
         for choice in choices
     ]
-    head = ["setting", "chosen", "best", "over best", "over dense-bf16", "file"]
+    head = ["setting", "chosen", "best", "over best", "over dense-bf16", "interval", "file"]
     return Table(title="What would have been chosen", head=head, rows=rows)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import torch.distributed as dist
 import tyro
 
-from gsdist.collectives import gather_json, probe_link
+from gsdist.collectives import probe_link
 from gsdist.collectives.cost_model import Link
 from gsdist.errors import ConfigError
 from gsdist.planner import (
@@ -133,11 +133,10 @@ def _measure(options: PlanOptions, shapes: Mapping[str, tuple[int, ...]]) -> Pla
         )
     with process_group(launch, _TIMEOUT):
         link = probe_link()
-        measured = gather_json(local_seconds(CANDIDATES.values(), shapes))
-        slowest = {name: max(one[name] for one in measured) for name in measured[0]}
-        faster = {name: seconds / options.compression_speed for name, seconds in slowest.items()}
+        measured = local_seconds(CANDIDATES.values(), shapes, dist.group.WORLD)
+        faster = {name: seconds / options.compression_speed for name, seconds in measured.items()}
         situation = Situation(
-            ranks=dist.get_world_size(), link=link, compute_seconds=options.compute
+            ranks=dist.get_world_size(), link=link, compute_seconds=options.compute, skew=1.0
         )
     return make_plan(shapes, faster, situation)
 

@@ -5,11 +5,13 @@ the network. `size` is always the number of bytes one rank hands to the collecti
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
-__all__ = ["COST_FUNCTIONS", "Cost", "Link", "Transfer", "cost_of"]
+import numpy as np
+
+__all__ = ["COST_FUNCTIONS", "Cost", "Link", "Transfer", "cost_of", "seconds_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +22,9 @@ class Link:
     """Seconds before the first byte of a message arrives (alpha)."""
     bandwidth: float
     """Bytes per second (1 / beta)."""
+    overhead: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    """What collectives of some kinds were measured to take beside bytes over bandwidth: pairs of a transfer's
+    size and seconds, by ascending size, for one number of ranks. Without it, latency per message."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,3 +103,16 @@ def cost_of(transfers: tuple[Transfer, ...], ranks: int) -> Cost:
     if ranks == 1:
         return Cost()
     return sum((COST_FUNCTIONS[t.kind](t.size, ranks) for t in transfers), Cost())
+
+
+def seconds_of(transfers: Iterable[Transfer], ranks: int, link: Link) -> float:
+    """Return the predicted seconds of collectives that follow one another."""
+    return sum(_seconds(transfer, ranks, link) for transfer in transfers) if ranks > 1 else 0.0
+
+
+def _seconds(transfer: Transfer, ranks: int, link: Link) -> float:
+    cost = COST_FUNCTIONS[transfer.kind](transfer.size, ranks)
+    if transfer.kind not in link.overhead:
+        return cost.seconds(link)
+    sizes, seconds = zip(*link.overhead[transfer.kind], strict=True)
+    return max(0.0, float(np.interp(transfer.size, sizes, seconds)) + cost.bytes / link.bandwidth)

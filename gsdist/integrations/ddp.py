@@ -77,10 +77,13 @@ class ReducerState(AttachedReducer):
         """
         # What is no DDP model is refused below, together with all ranks that hold one.
         parent = getattr(model, "process_group", dist.group.WORLD)
+        ranks = dist.get_process_group_ranks(parent)
+        # torch 2.11 names a locally synchronised group by how many groups this rank is in; ranks that are
+        # in different numbers of them would wait for each other under different names
         group = dist.new_group(
-            ranks=dist.get_process_group_ranks(parent),
+            ranks=ranks,
             backend=dist.get_backend(parent),
-            use_local_synchronization=True,
+            use_local_synchronization=len(ranks) < dist.get_world_size(),
         )
         assert isinstance(group, dist.ProcessGroup)
         with share_faults(group):

@@ -1,4 +1,4 @@
-"""Measure how long each method computes per step on this machine, without sending anything."""
+"""Measure how long each method computes per step on this machine, without sending gradients."""
 
 import statistics
 import time
@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from gsdist.collectives import LocalGroup
+from gsdist.collectives import LocalGroup, all_reduce_sum, gather_json
 from gsdist.errors import ConfigError
 from gsdist.planner.candidates import Candidate
 from gsdist.planner.traffic import steps_of
@@ -55,12 +56,20 @@ def sample(
 def local_seconds(
     candidates: Iterable[Candidate],
     shapes: Mapping[str, Sequence[int]],
+    together: dist.ProcessGroup | None = None,
     device: torch.device = _CPU,
 ) -> dict[str, float]:
     """Return, by name, each method's own computing per step on a model with parameters of these shapes.
 
     One worker exchanges random gradients with itself; of a large model some parameters, the rest in
-    proportion. A method that cannot serve these parameters with its settings is left out.
+    proportion. A method that cannot serve these parameters with its settings is left out. With a group, all
+    its ranks must call this; they compute at the same time, as workers on shared processors do, and get the
+    slowest one's time.
+
+    Raises:
+        CollectiveError: the backend failed or its deadline passed.
+
+    Collectives: with a group, a small all-reduce per repetition and two all-gathers per method.
     """
     parameters = sample(shapes, device=device)
     total = sum(torch.Size(shape).numel() for shape in shapes.values())
@@ -68,11 +77,13 @@ def local_seconds(
     measured = {}
     for candidate in candidates:
         with suppress(ConfigError):
-            measured[candidate.name] = scale * _seconds(candidate, parameters)
+            measured[candidate.name] = scale * _seconds(candidate, parameters, together)
     return measured
 
 
-def _seconds(candidate: Candidate, parameters: Mapping[str, Tensor]) -> float:
+def _seconds(
+    candidate: Candidate, parameters: Mapping[str, Tensor], together: dist.ProcessGroup | None
+) -> float:
     (group,) = LocalGroup.create(1)
     config = candidate.config
     if isinstance(config, CompressedConfig):
@@ -86,10 +97,17 @@ def _seconds(candidate: Candidate, parameters: Mapping[str, Tensor]) -> float:
     times = {len(transfers): count for count, transfers in steps_of(config, layout, 1) if count}
     seen: dict[int, list[float]] = {kind: [] for kind in times}
     while any(len(seconds) < _REPETITIONS for seconds in seen.values()):
+        if together is not None:
+            all_reduce_sum(
+                gradient.new_zeros(1), together, phase="the measurement of local computing"
+            )
         seconds = _exchange(reducer, layout, gradient)
         seen[len(reducer.statistics().transfers_last_step)].append(seconds)
-    total = sum(count * statistics.median(seen[kind]) for kind, count in times.items())
-    return total / sum(times.values())
+    medians = [statistics.median(seconds) for seconds in seen.values()]
+    everyone = [medians] if together is None else gather_json(medians, together)
+    slowest = [max(one) for one in zip(*everyone, strict=True)]
+    total = sum(count * seconds for count, seconds in zip(times.values(), slowest, strict=True))
+    return float(total / sum(times.values()))
 
 
 def _exchange(reducer: Reducer, layout: FlatLayout, gradient: Tensor) -> float:

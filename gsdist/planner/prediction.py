@@ -1,21 +1,21 @@
 """Predict what training with each exchange method would take, from the model alone.
 
 A step takes computing, the method's own computing and what it sends (`cost_model`), one after the other,
-except that a dense exchange hides behind the backward pass. The slowest worker decides: local computing of
-many workers at once is taken to be `SKEW` times that of one.
+except that a dense exchange hides behind the backward pass. The slowest worker decides: where local computing
+was not measured on all of them at once, it is taken to be `SKEW` times that of one.
 
 Sources: alpha-beta model of collectives; gradient compression pays only where the link is slow (Agarwal et
 al., arXiv 2103.00543, section 4), so dense exchange is a candidate like all others.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gsdist.collectives.cost_model import Cost, Link
 from gsdist.planner.candidates import Candidate
 from gsdist.planner.step_factors import StepFactor, step_factor
-from gsdist.planner.traffic import cost_per_step
+from gsdist.planner.traffic import Step, cost_per_step, mean_seconds, steps_of
 from gsdist.reducers import DenseConfig, FlatLayout
 
 __all__ = [
@@ -47,6 +47,8 @@ class Situation:
     link: Link
     compute_seconds: float
     """Forward, backward and optimizer of one step, without any exchange."""
+    skew: float = SKEW
+    """The slowest worker's local computing over that given; 1 if it is the slowest one's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +93,12 @@ def predict(
         cost=cost,
         compression=compression,
         local_seconds=local_seconds,
-        step_seconds=_step_seconds(candidate, cost, local_seconds, situation),
+        step_seconds=_step_seconds(
+            candidate,
+            steps_of(candidate.config, layout, situation.ranks),
+            local_seconds,
+            situation,
+        ),
         step_factor=StepFactor(factor=1.0, measured=True)
         if candidate.is_dense
         else step_factor(candidate.measured_as, compression, situation.ranks),
@@ -99,9 +106,10 @@ def predict(
 
 
 def _step_seconds(
-    candidate: Candidate, cost: Cost, local_seconds: float, situation: Situation
+    candidate: Candidate, steps: Sequence[Step], local_seconds: float, situation: Situation
 ) -> float:
-    exchange = cost.seconds(situation.link) + SKEW * local_seconds
+    wire = mean_seconds(steps, situation.ranks, situation.link)
+    exchange = wire + situation.skew * local_seconds
     hidden = HIDDEN_SHARE * situation.compute_seconds if candidate.is_dense else 0.0
     return situation.compute_seconds + max(0.0, exchange - hidden)
 
@@ -133,18 +141,17 @@ def break_even_bandwidth(
 
     None: it never does, or nothing is known of its quality; infinity: it always does.
     """
-    costs = {
-        one.name: cost_per_step(one.config, layout, situation.ranks) for one in (candidate, against)
+    steps = {
+        one.name: steps_of(one.config, layout, situation.ranks) for one in (candidate, against)
     }
     factor = predict(candidate, layout, local_seconds[candidate.name], situation).step_factor
     if factor is None:
         return None
 
     def ahead(bandwidth: float) -> bool:
-        link = Link(latency=situation.link.latency, bandwidth=bandwidth)
-        there = replace(situation, link=link)
+        there = replace(situation, link=replace(situation.link, bandwidth=bandwidth))
         mine, theirs = (
-            _step_seconds(one, costs[one.name], local_seconds[one.name], there)
+            _step_seconds(one, steps[one.name], local_seconds[one.name], there)
             for one in (candidate, against)
         )
         return mine * factor.factor < theirs

@@ -6,11 +6,11 @@ different, and the regions of Ok-Topk to need no further balancing.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from gsdist.collectives.cost_model import Cost, Transfer, cost_of
+from gsdist.collectives.cost_model import Cost, Link, Transfer, cost_of, seconds_of
 from gsdist.errors import InputTypeError
 from gsdist.reducers import (
     DenseConfig,
@@ -31,7 +31,7 @@ from gsdist.reducers.gs_sgd_paper_config import ExchangeSizes
 from gsdist.reducers.sparse_entries import index_dtype
 from gsdist.reducers.wire import torch_dtype
 
-__all__ = ["Step", "cost_per_step", "steps_of"]
+__all__ = ["Step", "cost_per_step", "mean_seconds", "steps_of"]
 
 _WORD = 4
 _LATE = 2**62
@@ -53,6 +53,12 @@ def cost_per_step(config: ReducerConfig, layout: FlatLayout, ranks: int) -> Cost
         bytes=sum(share * cost.bytes for share, cost in costs),
         messages=sum(share * cost.messages for share, cost in costs),
     )
+
+
+def mean_seconds(steps: Sequence[Step], ranks: int, link: Link) -> float:
+    """Return the predicted seconds on the wire of one step, in the mean of a period."""
+    count = sum(times for times, _ in steps)
+    return sum(times * seconds_of(transfers, ranks, link) for times, transfers in steps) / count
 
 
 def steps_of(config: ReducerConfig, layout: FlatLayout, ranks: int) -> tuple[Step, ...]:

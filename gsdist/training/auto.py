@@ -37,7 +37,7 @@ def choose_reducer(
         ConfigError: the run has nodes or outer steps, which the planner knows nothing of.
         GsdistError: what is wrong with the data, on every rank.
 
-    Collectives: those of `probe_link`; some all-gathers.
+    Collectives: those of `probe_link` and `local_seconds`; some all-gathers.
     """
     config = run.train
     if dist.get_world_size() == 1:
@@ -58,15 +58,15 @@ def _plan(config: TrainConfig, workload: Workload, device: torch.device) -> Plan
         model = workload.build_model().to(device)
         shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad}
         compute = config.accumulation * _compute_seconds(config, workload, model, device)
-        local = local_seconds(CANDIDATES.values(), shapes, device)
-    measured = gather_json([compute, local])
     situation = Situation(
         ranks=dist.get_world_size(),
         link=probe_link(device=device),
-        compute_seconds=max(compute for compute, _ in measured),
+        compute_seconds=max(gather_json(compute)),
+        skew=1.0,
     )
-    slowest = {name: max(local[name] for _, local in measured) for name in local}
-    return make_plan(shapes, slowest, situation)
+    return make_plan(
+        shapes, local_seconds(CANDIDATES.values(), shapes, dist.group.WORLD, device), situation
+    )
 
 
 def _compute_seconds(

@@ -49,8 +49,8 @@ def require_mpi() -> None:
         )
 
 
-def run_job(world_size: int, command: Sequence[str]) -> JobResult:
-    """Run `mpirun -n world_size python command`; the job and all its processes are gone afterwards."""
+def run_job(world_size: int, command: Sequence[str], *options: str) -> JobResult:
+    """Run `mpirun OPTIONS -n world_size python command`; all its processes are gone afterwards."""
     mark = uuid.uuid4().hex
     variables = {
         name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES
@@ -62,7 +62,7 @@ def run_job(world_size: int, command: Sequence[str]) -> JobResult:
         output = Path(folder) / "output"
         with output.open("wb") as file:
             process = subprocess.Popen(
-                [launcher, "-n", str(world_size), sys.executable, *command],
+                [launcher, *options, "-n", str(world_size), sys.executable, *command],
                 env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=file,

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.mpirun import OPEN_MPI_SETTINGS, find_mpirun
 from gsdist.training.summary import read_summaries
-from tests.distributed.mpi_job import ROOT, TIME_LIMIT, require_mpi, run_job
+from tests.distributed.mpi_job import ROOT, TIME_LIMIT, JobResult, require_mpi, run_job
 
 require_mpi()
 
@@ -88,9 +89,58 @@ def test_ranks_that_mpi_does_not_connect_are_refused(tmp_path: Path) -> None:
     assert "for MPI this is rank 0 of 1" in done.stderr
 
 
-@pytest.mark.parametrize("backend", ["mpi4py", pytest.param("gloo", marks=pytest.mark.slow)])
-def test_the_example_trains(backend: str) -> None:
-    job = run_job(2, ["examples/ddp_script.py", backend])
+def assert_trained(job: JobResult) -> None:
     assert job.exit_code == 0, job.output
     first, *_, last = map(float, re.findall(r"loss (\d+\.\d+)", job.output))
     assert last < first / 2
+
+
+@pytest.mark.parametrize("backend", ["mpi4py", pytest.param("gloo", marks=pytest.mark.slow)])
+def test_the_example_trains(backend: str) -> None:
+    assert_trained(run_job(2, ["examples/ddp_script.py", backend]))
+
+
+@pytest.mark.slow
+def test_the_example_trains_on_the_hosts_of_a_file() -> None:
+    launcher = find_mpirun()
+    assert launcher is not None
+    version = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=True)
+    if "Open MPI" not in version.stdout:
+        pytest.skip("other launchers write their host files otherwise")
+    command = ["examples/ddp_script.py", "mpi4py"]
+    assert_trained(run_job(2, command, "--hostfile", "examples/mpi/hosts"))
+
+
+SRUN = """#!/bin/sh
+# stands in for srun: takes its options away and starts as many ranks as the job has
+while [ "${1#--}" != "$1" ]; do echo "srun $1" >&2; shift; done
+[ "$1" = python ] && shift
+exec "$MPIRUN" -n "$SLURM_NTASKS" "$PYTHON" "$@"
+"""
+
+
+def test_the_slurm_script_trains(tmp_path: Path) -> None:
+    """Slurm itself is not there: this checks the command that it would run on every rank."""
+    srun = tmp_path / "srun"
+    srun.write_text(SRUN)
+    srun.chmod(0o755)
+    slurm = {"SLURM_NTASKS": "2", "SLURM_CPUS_PER_TASK": "1", "SLURM_JOB_ID": "4711"}
+    launcher = find_mpirun()
+    assert launcher is not None
+    small = ["--data", "digits", "--model", "mlp", "--batch-size", "16", "--steps", "4"]
+    done = subprocess.run(
+        ["bash", str(ROOT / "examples/mpi/job.slurm"), *small, "--reducer.min-numel", "100"],
+        cwd=tmp_path,
+        env=os.environ
+        | OPEN_MPI_SETTINGS
+        | slurm
+        | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        | {"MPIRUN": launcher, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "srun --kill-on-bad-exit=1" in done.stderr
+    (summary,) = read_summaries(tmp_path / "runs" / "4711")
+    assert summary.world_size == 2

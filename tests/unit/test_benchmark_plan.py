@@ -3,10 +3,12 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
+from benchmarks.bootstrap import interval_of_ratio
 from benchmarks.exchange.prediction import FRAMING
-from benchmarks.plan import judge_choices, predict_cells, within
+from benchmarks.plan import difference_of_halves, judge_choices, predict_cells, within
 from benchmarks.step_factors import equivalent_dense_step, factors_of, make_table
 from benchmarks.what_if import crossings
 
@@ -94,6 +96,75 @@ def test_a_choice_is_judged_by_measured_time_and_step_factor() -> None:
     assert choice["best"] == "dense-bf16"
     assert choice["over_best"] == choice["over_dense_bf16"] == pytest.approx(0.8 * factor)
     assert choice["slower_than_dense_bf16"] == (0.9 * 8.0 * factor > 11.0)
+
+
+def probed_result(milliseconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Make a result with single repetitions, of a lab in which an all-reduce takes 7 ms and its bytes."""
+    result = exchange_result({method: float(np.median(ms)) for method, ms in milliseconds.items()})
+    result["labs"][0]["link"] = {
+        "latency": 1.0,
+        "bandwidth": 12.5e6,
+        "overhead": {"ring_all_reduce": [[128, 0.007]], "ring_all_gather": [[128, 0.001]]},
+    }
+    for cell in result["cells"]:
+        if cell["correct"]:
+            cell["seconds"] = [1e-3 * ms for ms in milliseconds[cell["method"]]]
+            cell["planned_local_seconds"] = 0.003
+    return result
+
+
+def test_what_was_probed_beforehand_is_what_predicts() -> None:
+    ((row, _),) = predict_cells("f", probed_result({"dense-fp32": [90.0, 100.0, 120.0]}))
+    assert row["predicted_seconds"] == pytest.approx(0.007 + 0.003 + 4 * 272_474 / 12.5e6)
+    assert row["error"] == pytest.approx(row["predicted_seconds"] / 0.1 - 1)
+
+
+@pytest.mark.parametrize(("chosen_ms", "slower"), [(60.0, True), (20.0, False)])
+def test_a_choice_is_compared_with_dense_in_pairs(chosen_ms: float, slower: bool) -> None:
+    # every repetition is disturbed otherwise, but both methods' alike
+    disturbance = np.random.default_rng(0).uniform(1, 9, 30)
+    result = probed_result(
+        {
+            "dense-bf16": list(50.0 * disturbance),
+            "top-k-proposals": list(chosen_ms * disturbance),
+        }
+    )
+    cells = list(predict_cells("f", result))
+    factor = next(row["step_factor"] for row, _ in cells if row["method"] == "top-k-proposals")
+    (choice,) = judge_choices(cells)
+    assert choice["chosen"] == "top-k-proposals"
+    assert choice["over_dense_bf16_low"] == pytest.approx(factor * chosen_ms / 50.0)
+    assert choice["over_dense_bf16_high"] == pytest.approx(factor * chosen_ms / 50.0)
+    assert choice["slower_than_dense_bf16"] == slower
+
+
+def intervals(*, common: float, own: float) -> list[tuple[float, float]]:
+    """Return intervals of the ratio 1.3, of 25 pairs with noise in common and noise of their own."""
+    generator = np.random.default_rng(1)
+    found = []
+    for _ in range(100):
+        shared = generator.lognormal(sigma=common, size=25)
+        one, other = (shared * generator.lognormal(sigma=own, size=25) for _ in range(2))
+        found.append(interval_of_ratio(list(1.3 * one), list(other)))
+    return found
+
+
+def test_the_interval_of_a_ratio_holds_it_as_often_as_it_says() -> None:
+    held = sum(low <= 1.3 <= high for low, high in intervals(common=0.0, own=0.2))
+    assert 88 <= held <= 99
+
+
+def test_noise_in_common_does_not_hide_a_difference() -> None:
+    assert sum(low > 1 for low, _ in intervals(common=0.5, own=0.1)) > 90
+
+
+def test_repetitions_without_a_partner_do_not_count() -> None:
+    assert interval_of_ratio([2.0, 2.0, 99.0], [1.0, 1.0]) == (2.0, 2.0)
+
+
+def test_halves_are_compared_by_their_medians() -> None:
+    assert difference_of_halves([9.0, 1.0, 2.0, 2.5, 2.5, 99.0]) == pytest.approx(0.25)
+    assert difference_of_halves([2.5, 2.5, 99.0, 9.0, 1.0, 2.0]) == pytest.approx(0.25)
 
 
 def test_crossings_are_found_between_the_points() -> None:

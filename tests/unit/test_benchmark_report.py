@@ -82,7 +82,8 @@ RESULTS: dict[str, dict[str, Any]] = {
         ],
         "choices": [
             {"model": "net", "ranks": 4, "rate": "1gbit", "file": "some.json", "chosen": "one"}
-            | {"best": "other", "over_best": 1.234, "over_dense_bf16": None}
+            | {"best": "other", "over_best": 1.234, "over_dense_bf16": 0.567}
+            | {"over_dense_bf16_low": 0.543, "over_dense_bf16_high": 0.589}
         ],
     },
     "what-if.json": {
@@ -140,7 +141,7 @@ def test_every_kind_of_result_is_shown(pages: tuple[str, str]) -> None:
     assert "| encode over reading the vector | 3.21 |" in pages[1]
     assert "1 of 2 cells within 20 %" in pages[1]
     assert "| net, 4 workers, 1gbit | badly | 10.0 | 9.0 - 20.0 | 5.0 | -50% |" in pages[1]
-    assert "| net, 4 workers, 1gbit | one | other | 1.23 |  | some.json |" in pages[1]
+    assert "| one | other | 1.23 | 0.57 | 0.54 - 0.59 | some.json |" in pages[1]
     assert "| bandwidth | other | 123 Mb/s | dense |" in pages[1]
     assert "| dense | flat | 500.0 | 400.0 | 1.0 |" in pages[1]
     assert "| mean | 2.2000 | +1.23% | 25.00 | 101.9 |" in pages[1]

@@ -13,6 +13,7 @@ from gsdist.cli.train import parse
 from gsdist.collectives.cost_model import Link
 from gsdist.errors import ConfigError
 from gsdist.planner import CANDIDATES, Situation, make_plan, transformer_shapes
+from gsdist.planner.prediction import SKEW
 from gsdist.reducers import TopKConfig
 from gsdist.training import AutoConfig, RunConfig, TrainConfig
 from gsdist.workloads import ClassificationConfig
@@ -35,8 +36,9 @@ def test_a_projection_says_so_and_is_complete_as_json(capsys: pytest.CaptureFixt
     assert found["kind"] == "projection"
     assert found["situation"] == {
         "ranks": 8,
-        "link": {"latency": 1e-3, "bandwidth": 12.5e6},
+        "link": {"latency": 1e-3, "bandwidth": 12.5e6, "overhead": {}},
         "compute_seconds": 0.0,
+        "skew": SKEW,
     }
     names = {method["name"] for method in found["methods"]}
     assert names == set(CANDIDATES) - set(found["unfit"]) and found["chosen"] in names

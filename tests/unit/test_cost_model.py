@@ -2,7 +2,7 @@
 
 import pytest
 
-from gsdist.collectives.cost_model import COST_FUNCTIONS, Link, Transfer, cost_of
+from gsdist.collectives.cost_model import COST_FUNCTIONS, Link, Transfer, cost_of, seconds_of
 
 # Spec example: ResNet-50, density 0.1 %, 8 workers, 1 Gb/s; bandwidth terms only, in milliseconds.
 D, K, GIGABIT = 25.6e6, 25.6e3, Link(latency=0.0, bandwidth=125e6)
@@ -46,3 +46,37 @@ def test_latency_counts_per_message() -> None:
     assert cost.seconds(Link(latency=0.01, bandwidth=1e6)) == pytest.approx(
         4 * 0.01 + 4 * 1000 / 1e6
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "milliseconds"),
+    [(50, 3.0), (100, 3.0), (200, 3.5), (300, 4.0), (1e6, 4.0)],
+)
+def test_measured_overheads_are_interpolated_and_kept_beyond_the_last(
+    size: float, milliseconds: float
+) -> None:
+    link = Link(
+        latency=9.0, bandwidth=1e6, overhead={"tree_all_reduce": [(100, 3e-3), (300, 4e-3)]}
+    )
+    measured = Transfer(kind="tree_all_reduce", size=size)
+    on_the_wire = 4 * size / 1e6
+    assert seconds_of([measured], 4, link) == pytest.approx(1e-3 * milliseconds + on_the_wire)
+    # two of three messages in a ring of three ranks, of a kind that was not measured
+    other = Transfer(kind="ring_all_gather", size=0)
+    assert seconds_of([measured, other], 3, link) == pytest.approx(
+        1e-3 * milliseconds + on_the_wire + 2 * 9.0
+    )
+
+
+def test_a_burst_may_save_all_the_time_on_the_wire_and_no_more() -> None:
+    link = Link(latency=0.0, bandwidth=1e3, overhead={"gather": [(100, -1.0)]})
+    transfer = Transfer(kind="gather", size=100)
+    assert seconds_of([transfer], 2, link) == 0.0
+    assert seconds_of([transfer], 21, link) == pytest.approx(20 * 100 / 1e3 - 1.0)
+    assert seconds_of([transfer], 1, link) == 0.0
+
+
+def test_without_measured_overheads_seconds_are_those_of_the_summed_cost() -> None:
+    link = Link(latency=0.01, bandwidth=1e6)
+    transfers = tuple(Transfer(kind=kind, size=1000.0) for kind in COST_FUNCTIONS)
+    assert seconds_of(transfers, 5, link) == pytest.approx(cost_of(transfers, 5).seconds(link))

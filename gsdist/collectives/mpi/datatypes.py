@@ -73,6 +73,7 @@ def buffer_of(tensor: Tensor, *, parts: int = 1) -> list[Any]:
     return [memory, tensor.numel() // parts, datatype]
 
 
+@cache
 def require_reducible(kind: Any, dtype: torch.dtype) -> None:
     """Check that tensors of a dtype can be reduced so.
 

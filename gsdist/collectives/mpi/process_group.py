@@ -60,14 +60,14 @@ class MpiProcessGroup(dist.ProcessGroup):
     def allreduce(self, tensors: Sequence[Tensor], opts: Any = None) -> dist.Work:
         """Reduce in place."""
         opts = opts or c10d.AllreduceOptions()
-        return self._transport.all_reduce(tensors, opts.reduceOp.op, opts.timeout)
+        return self._transport.all_reduce(tensors, opts.reduceOp.op, opts)
 
     allreduce_coalesced = allreduce
 
     def reduce(self, tensors: Sequence[Tensor], opts: Any) -> dist.Work:
         """Reduce to the root."""
         (tensor,) = tensors
-        return self._transport.reduce(tensor, opts.rootRank, opts.reduceOp.op, opts.timeout)
+        return self._transport.reduce(tensor, opts.rootRank, opts.reduceOp.op, opts)
 
     def reduce_scatter(
         self, outputs: Sequence[Tensor], inputs: Sequence[Sequence[Tensor]], opts: Any = None
@@ -75,7 +75,7 @@ class MpiProcessGroup(dist.ProcessGroup):
         """Reduce a list of one tensor per rank."""
         opts = opts or c10d.ReduceScatterOptions()
         (output,), (parts,) = outputs, inputs
-        return self._transport.reduce_scatter(output, parts, opts.reduceOp.op, opts.timeout)
+        return self._transport.reduce_scatter(output, parts, opts.reduceOp.op, opts)
 
     def reduce_scatter_single(self, output: Tensor, given: Tensor, opts: Any = None) -> dist.Work:
         """Reduce one tensor and keep a part."""
@@ -88,23 +88,21 @@ class MpiProcessGroup(dist.ProcessGroup):
     ) -> dist.Work:
         """Reduce several tensors and keep a part of each."""
         opts = opts or c10d.ReduceScatterOptions()
-        return self._transport.reduce_scatter_single(
-            outputs, inputs, opts.reduceOp.op, opts.timeout
-        )
+        return self._transport.reduce_scatter_single(outputs, inputs, opts.reduceOp.op, opts)
 
     reduce_scatter_tensor_coalesced = reduce_scatter_single_coalesced
 
     def broadcast(self, tensors: Sequence[Tensor], opts: Any) -> dist.Work:
         """Copy the root's tensor."""
         (tensor,) = tensors
-        return self._transport.broadcast(tensor, opts.rootRank, opts.timeout)
+        return self._transport.broadcast(tensor, opts.rootRank, opts)
 
     def allgather(
         self, outputs: Sequence[Sequence[Tensor]], inputs: Sequence[Tensor], opts: Any = None
     ) -> dist.Work:
         """Gather into lists."""
         opts = opts or c10d.AllgatherOptions()
-        return self._transport.all_gather(outputs, inputs, opts.timeout)
+        return self._transport.all_gather(outputs, inputs, opts)
 
     def allgather_coalesced(
         self, outputs: Sequence[Sequence[Tensor]], inputs: Sequence[Tensor], opts: Any = None
@@ -124,7 +122,7 @@ class MpiProcessGroup(dist.ProcessGroup):
     ) -> dist.Work:
         """Gather several tensors, each into one."""
         opts = opts or c10d.AllgatherOptions()
-        return self._transport.all_gather_single(outputs, inputs, opts.timeout)
+        return self._transport.all_gather_single(outputs, inputs, opts)
 
     allgather_into_tensor_coalesced = all_gather_single_coalesced
 
@@ -134,7 +132,7 @@ class MpiProcessGroup(dist.ProcessGroup):
         """Gather at the root."""
         (given,) = inputs
         parts = outputs[0] if outputs else []
-        return self._transport.gather(parts, given, opts.rootRank, opts.timeout)
+        return self._transport.gather(parts, given, opts.rootRank, opts)
 
     def scatter(
         self, outputs: Sequence[Tensor], inputs: Sequence[Sequence[Tensor]], opts: Any
@@ -142,14 +140,14 @@ class MpiProcessGroup(dist.ProcessGroup):
         """Scatter from the root."""
         (output,) = outputs
         parts = inputs[0] if inputs else []
-        return self._transport.scatter(output, parts, opts.rootRank, opts.timeout)
+        return self._transport.scatter(output, parts, opts.rootRank, opts)
 
     def alltoall(
         self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], opts: Any = None
     ) -> dist.Work:
         """Exchange lists of one tensor per rank."""
         opts = opts or c10d.AllToAllOptions()
-        return self._transport.all_to_all(outputs, inputs, opts.timeout)
+        return self._transport.all_to_all(outputs, inputs, opts)
 
     def all_to_all_single(
         self,
@@ -161,9 +159,7 @@ class MpiProcessGroup(dist.ProcessGroup):
     ) -> dist.Work:
         """Exchange parts of one tensor."""
         opts = opts or c10d.AllToAllOptions()
-        return self._transport.all_to_all_single(
-            output, given, output_rows, input_rows, opts.timeout
-        )
+        return self._transport.all_to_all_single(output, given, output_rows, input_rows, opts)
 
     alltoall_base = all_to_all_single
 
@@ -185,7 +181,7 @@ class MpiProcessGroup(dist.ProcessGroup):
     def barrier(self, opts: Any = None) -> dist.Work:
         """Wait for all ranks."""
         opts = opts or c10d.BarrierOptions()
-        return self._transport.barrier(opts.timeout)
+        return self._transport.barrier(opts)
 
     def set_timeout(self, timeout: timedelta) -> None:
         """Set the deadline of later operations."""

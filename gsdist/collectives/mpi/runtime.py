@@ -1,9 +1,9 @@
 """Start MPI, hold what all process groups of this process share, and leave MPI at exit.
 
-MPI calls are made on communication threads only. Where MPI allows several threads at once
-(MPI_THREAD_MULTIPLE, the rule), every process group has its own, which uses blocking calls; collectives of
-different groups then cannot hold up one another. Where it does not, all groups share the thread that started
-MPI, which begins operations and polls.
+Where MPI allows several threads at once (MPI_THREAD_MULTIPLE, the rule), every process group has a
+communication thread of its own, which uses blocking calls; collectives of different groups then cannot hold
+up one another, and a caller that waits anyway may call MPI itself. Where it does not, all groups share the
+thread that started MPI, which begins operations and polls.
 """
 
 import atexit

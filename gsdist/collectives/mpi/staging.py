@@ -22,13 +22,14 @@ class Staging:
     def __init__(self) -> None:
         self._results: list[tuple[Tensor, Tensor]] = []
         self._copies_done: list[torch.cuda.Event] = []
+        self._sums: Sequence[Tensor] = ()
+        self._summands = 1
 
     def sent(self, tensor: Tensor, *, apart_from: Tensor | None = None) -> Tensor:
         """Return a contiguous host tensor with the values to send, outside the memory of another one."""
-        tensor = _dense(tensor)
         if _usable(tensor) and (apart_from is None or not _overlap(tensor, apart_from)):
             return tensor
-        return self._fill(_on_host(tensor), tensor)
+        return self._fill(_on_host(tensor), _dense(tensor))
 
     def joined(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return the values of several tensors one after the other."""
@@ -39,11 +40,10 @@ class Staging:
 
     def received(self, tensor: Tensor) -> Tensor:
         """Return a contiguous host tensor whose values reach `tensor` in the end."""
-        tensor = _dense(tensor)
         if _usable(tensor):
             return tensor
         host = _on_host(tensor)
-        self._results.append((tensor, host))
+        self._results.append((_dense(tensor), host))
         return host
 
     def received_jointly(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -55,8 +55,11 @@ class Staging:
 
     def updated(self, tensor: Tensor) -> Tensor:
         """Return a contiguous host tensor with the values of `tensor`, whose values reach it in the end."""
-        tensor = _dense(tensor)
-        return tensor if _usable(tensor) else self._fill(self.received(tensor), tensor)
+        return tensor if _usable(tensor) else self._fill(self.received(tensor), _dense(tensor))
+
+    def averaged(self, sums: Sequence[Tensor], summands: int) -> None:
+        """Take note that host tensors will hold sums, of which the averages are wanted."""
+        self._sums, self._summands = sums, summands
 
     def wait_for_device(self) -> None:
         """Wait until all that is sent has arrived in host memory."""
@@ -64,7 +67,9 @@ class Staging:
             event.synchronize()
 
     def deliver(self) -> None:
-        """Copy results to where they belong."""
+        """Make averages of sums, and copy results to where they belong."""
+        for buffer in self._sums:
+            buffer.detach().div_(self._summands)
         for tensor, host in self._results:
             if tensor.is_cuda:
                 # not the current stream of this thread, which other kernels may keep busy
@@ -95,8 +100,9 @@ def _dense(tensor: Tensor) -> Tensor:
 def _usable(tensor: Tensor) -> bool:
     # a conjugated or negated view holds other values than its memory
     return (
-        tensor.is_contiguous()
-        and tensor.device.type == "cpu"
+        tensor.layout == torch.strided
+        and tensor.is_cpu
+        and tensor.is_contiguous()
         and not tensor.is_conj()
         and not tensor.is_neg()
     )

@@ -30,7 +30,7 @@ class Operation(Protocol):
 
 
 class CommunicationThread:
-    """Run operations in order.
+    """Run operations in order, one at a time.
 
     An operation whose `start` leaves requests behind does not hold up the next one: a message that was
     asked for early may arrive late.
@@ -40,12 +40,32 @@ class CommunicationThread:
         self._queue: SimpleQueue[Operation | None] = SimpleQueue()
         self._pending: deque[tuple[Operation, list[MPI.Request]]] = deque()
         self._stopping = False
+        self._unfinished = 0
+        self._count = threading.Lock()
+        self._turn = threading.Lock()
         # a daemon: an interpreter that ends must not wait for peers that are gone
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def submit(self, operation: Operation) -> None:
         """Hand an operation in."""
-        self._queue.put(operation)
+        with self._count:
+            self._unfinished += 1
+            self._queue.put(operation)
+
+    def run(self, operation: Operation) -> None:
+        """Run an operation on the calling thread if nothing is under way; hand it in otherwise."""
+        with self._count:
+            idle = self._unfinished == 0
+            self._unfinished += 1
+            if idle:
+                self._turn.acquire()  # before anybody can hand in another one
+            else:
+                self._queue.put(operation)
+        if idle:
+            try:
+                self._start(operation)
+            finally:
+                self._turn.release()
 
     def call(self, function: Callable[[], Result], timeout: float | None = None) -> Result:
         """Run a function on the thread, after what was handed in before, and return its result.
@@ -75,7 +95,8 @@ class CommunicationThread:
         if operation is None:
             self._stopping = True
         else:
-            self._start(operation)
+            with self._turn:
+                self._start(operation)
         self._complete()
         return True
 
@@ -97,6 +118,8 @@ class CommunicationThread:
         else:
             if requests:
                 self._pending.append((operation, requests))
+                return
+        self._ended()
 
     def _complete(self) -> bool:
         """Finish pending operations that are complete; return whether there were any."""
@@ -105,13 +128,18 @@ class CommunicationThread:
             operation, requests = self._pending.popleft()
             statuses: list[MPI.Status] = []
             try:
-                if MPI.Request.Testall(requests, statuses):
-                    operation.finish(statuses)
-                else:
+                if not MPI.Request.Testall(requests, statuses):
                     self._pending.append((operation, requests))
+                    continue
+                operation.finish(statuses)
             except Exception as error:
                 operation.fail(error)
+            self._ended()
         return len(self._pending) < before
+
+    def _ended(self) -> None:
+        with self._count:
+            self._unfinished -= 1
 
 
 class _Call(Generic[Result]):

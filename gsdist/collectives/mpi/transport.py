@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -20,12 +20,23 @@ from gsdist.errors import ConfigError, InputTypeError
 
 __all__ = ["Transport"]
 
+_NO_TIME = timedelta(0)
+
+
+class Options(Protocol):
+    """Say what c10d's options say of every collective."""
+
+    timeout: timedelta
+    """Its deadline; zero and less stand for the group's."""
+    asyncOp: bool
+    """Whether the caller goes on meanwhile; if not, it waits as soon as it has the work object."""
+
 
 class Transport:
     """Be one rank of a communicator.
 
-    Operations are checked and handed in at once, and run in order on the group's communication thread. A
-    `timeout` is the operation's deadline; zero and less stand for the group's.
+    Operations are checked and handed in at once, and run in order: on the group's communication thread, or at
+    once where the caller waits anyway and nothing else is under way.
     """
 
     def __init__(
@@ -64,7 +75,7 @@ class Transport:
 
     # ---- reductions ---------------------------------------------------------------------------------
 
-    def all_reduce(self, tensors: Sequence[Tensor], kind: Any, timeout: timedelta) -> MpiWork:
+    def all_reduce(self, tensors: Sequence[Tensor], kind: Any, options: Options) -> MpiWork:
         """Reduce each tensor in place over all ranks."""
         staging = Staging()
         buffers = [staging.updated(tensor) for tensor in tensors]
@@ -80,11 +91,11 @@ class Transport:
             ),
             staging,
             list(tensors),
-            timeout,
+            options,
             averaged=buffers if _is_average(kind) else (),
         )
 
-    def reduce(self, tensor: Tensor, root: int, kind: Any, timeout: timedelta) -> MpiWork:
+    def reduce(self, tensor: Tensor, root: int, kind: Any, options: Options) -> MpiWork:
         """Reduce a tensor over all ranks, in place at the root; the others keep theirs."""
         staging = Staging()
         dtype = self._reduced_dtype(kind, [tensor])
@@ -96,10 +107,10 @@ class Transport:
             return self._calls("Reduce", [(*own, reduction_of(kind, dtype), root)])
 
         averaged = [buffer] if at_root and _is_average(kind) else []
-        return self._submit("reduce", start, staging, [tensor], timeout, averaged=averaged)
+        return self._submit("reduce", start, staging, [tensor], options, averaged=averaged)
 
     def reduce_scatter(
-        self, output: Tensor, inputs: Sequence[Tensor], kind: Any, timeout: timedelta
+        self, output: Tensor, inputs: Sequence[Tensor], kind: Any, options: Options
     ) -> MpiWork:
         """Reduce the r-th tensor of all ranks to rank r; tensors may differ in size."""
         self._require_one_per_rank("reduce_scatter", "inputs", inputs)
@@ -116,12 +127,12 @@ class Transport:
             ),
             staging,
             [output],
-            timeout,
+            options,
             averaged=[received] if _is_average(kind) else (),
         )
 
     def reduce_scatter_single(
-        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], kind: Any, timeout: timedelta
+        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], kind: Any, options: Options
     ) -> MpiWork:
         """Reduce each input over all ranks and keep the rank's own part of it, one of equal ones."""
         for output, given in zip(outputs, inputs, strict=True):
@@ -144,13 +155,13 @@ class Transport:
             ),
             staging,
             list(outputs),
-            timeout,
+            options,
             averaged=received if _is_average(kind) else (),
         )
 
     # ---- copies -------------------------------------------------------------------------------------
 
-    def broadcast(self, tensor: Tensor, root: int, timeout: timedelta) -> MpiWork:
+    def broadcast(self, tensor: Tensor, root: int, options: Options) -> MpiWork:
         """Copy the root's tensor to all ranks."""
         staging = Staging()
         at_root = self._rank == root
@@ -160,14 +171,14 @@ class Transport:
             lambda: self._calls("Bcast", [(buffer_of(buffer), root)]),
             staging,
             [tensor],
-            timeout,
+            options,
         )
 
     def all_gather(
         self,
         outputs: Sequence[Sequence[Tensor]],
         inputs: Sequence[Tensor],
-        timeout: timedelta,
+        options: Options,
     ) -> MpiWork:
         """Copy each input of rank r to the r-th tensor of its outputs on all ranks."""
         staging = Staging()
@@ -176,10 +187,10 @@ class Transport:
             self._require_one_per_rank("all_gather", "outputs", parts)
             self._require_equal("all_gather", given, parts)
             pairs.append((staging.sent(given), staging.received_jointly(parts)))
-        return self._all_gather(pairs, staging, [list(parts) for parts in outputs], timeout)
+        return self._all_gather(pairs, staging, [list(parts) for parts in outputs], options)
 
     def all_gather_single(
-        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], timeout: timedelta
+        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], options: Options
     ) -> MpiWork:
         """Copy each input of rank r to the r-th of as many equal parts of its output as there are ranks."""
         staging = Staging()
@@ -188,14 +199,14 @@ class Transport:
             self._require_whole("all_gather_into_tensor", whole=output, part=given)
             received = staging.received(output)
             pairs.append((staging.sent(given, apart_from=received), received))
-        return self._all_gather(pairs, staging, list(outputs), timeout)
+        return self._all_gather(pairs, staging, list(outputs), options)
 
     def _all_gather(
         self,
         pairs: Sequence[tuple[Tensor, Tensor]],
         staging: Staging,
         outputs: list[Any],
-        timeout: timedelta,
+        options: Options,
     ) -> MpiWork:
         return self._submit(
             "all_gather",
@@ -208,11 +219,11 @@ class Transport:
             ),
             staging,
             outputs,
-            timeout,
+            options,
         )
 
     def gather(
-        self, outputs: Sequence[Tensor], given: Tensor, root: int, timeout: timedelta
+        self, outputs: Sequence[Tensor], given: Tensor, root: int, options: Options
     ) -> MpiWork:
         """Copy the tensor of rank r to the r-th output of the root; the others give no outputs."""
         staging = Staging()
@@ -227,10 +238,10 @@ class Transport:
             target = None if received is None else buffer_of(received, parts=self._size)
             return self._calls("Gather", [(buffer_of(sent), target, root)])
 
-        return self._submit("gather", start, staging, list(outputs), timeout)
+        return self._submit("gather", start, staging, list(outputs), options)
 
     def scatter(
-        self, output: Tensor, inputs: Sequence[Tensor], root: int, timeout: timedelta
+        self, output: Tensor, inputs: Sequence[Tensor], root: int, options: Options
     ) -> MpiWork:
         """Copy the r-th input of the root to rank r; the others give no inputs."""
         staging = Staging()
@@ -245,10 +256,10 @@ class Transport:
             source = None if sent is None else buffer_of(sent, parts=self._size)
             return self._calls("Scatter", [(source, buffer_of(received), root)])
 
-        return self._submit("scatter", start, staging, [output], timeout)
+        return self._submit("scatter", start, staging, [output], options)
 
     def all_to_all(
-        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], timeout: timedelta
+        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], options: Options
     ) -> MpiWork:
         """Copy the s-th input of rank r to the r-th output of rank s; tensors may differ in size."""
         self._require_one_per_rank("all_to_all", "inputs", inputs)
@@ -260,7 +271,7 @@ class Transport:
             (staging.received_jointly(outputs), [tensor.numel() for tensor in outputs]),
             staging,
             list(outputs),
-            timeout,
+            options,
         )
 
     def all_to_all_single(
@@ -269,7 +280,7 @@ class Transport:
         given: Tensor,
         output_rows: Sequence[int],
         input_rows: Sequence[int],
-        timeout: timedelta,
+        options: Options,
     ) -> MpiWork:
         """Exchange parts of one tensor, of so many rows each; no numbers stand for equal parts."""
         self._require_dtype("all_to_all_single", given, [output])
@@ -280,7 +291,7 @@ class Transport:
             (received, self._part_sizes(output, output_rows)),
             staging,
             [output],
-            timeout,
+            options,
         )
 
     def _all_to_all(
@@ -289,14 +300,14 @@ class Transport:
         received: tuple[Tensor, Sequence[int]],
         staging: Staging,
         outputs: list[Any],
-        timeout: timedelta,
+        options: Options,
     ) -> MpiWork:
         return self._submit(
             "all_to_all",
             lambda: self._calls("Alltoallv", [(_parts_of(*sent), _parts_of(*received))]),
             staging,
             outputs,
-            timeout,
+            options,
         )
 
     # ---- single ranks, and none ---------------------------------------------------------------------
@@ -310,7 +321,7 @@ class Transport:
             lambda: [self._communicator.Isend(buffer_of(buffer), target, tag)],
             staging,
             [tensor],
-            self.timeout,
+            None,
             collective=False,
         )
 
@@ -324,13 +335,13 @@ class Transport:
             lambda: [self._communicator.Irecv(buffer_of(buffer), rank, tag)],
             staging,
             [tensor],
-            self.timeout,
+            None,
             collective=False,
         )
 
-    def barrier(self, timeout: timedelta) -> MpiWork:
+    def barrier(self, options: Options) -> MpiWork:
         """Wait for all ranks."""
-        return self._submit("barrier", lambda: self._calls("Barrier", [()]), Staging(), [], timeout)
+        return self._submit("barrier", lambda: self._calls("Barrier", [()]), Staging(), [], options)
 
     # ---- the end ------------------------------------------------------------------------------------
 
@@ -366,33 +377,35 @@ class Transport:
         start: Callable[[], list[MPI.Request]],
         staging: Staging,
         outputs: list[Any],
-        timeout: timedelta,
+        options: Options | None,
         *,
         averaged: Sequence[Tensor] = (),
         collective: bool = True,
     ) -> MpiWork:
-        def begin() -> list[MPI.Request]:
-            staging.wait_for_device()
-            return start()
-
-        def finish() -> None:
-            for buffer in averaged:
-                buffer.div_(self._size)
-            staging.deliver()
-
+        if averaged:
+            staging.averaged(averaged, self._size)
+        timeout = options.timeout if options is not None else self.timeout
         self._collectives += collective
-        which = f"number {self._collectives}, " if collective else ""
+        number = self._collectives if collective else None
         work = MpiWork(
-            f"{self}: {name} ({which}group {self._name})",
-            start=begin,
-            finish=finish,
+            lambda: self._describe(name, number),
+            start=start,
+            staging=staging,
             outputs=outputs,
-            timeout=(timeout if timeout > timedelta(0) else self.timeout).total_seconds(),
-            roll_call=self._roll_call if collective else None,
-            number=self._collectives,
+            timeout=(timeout if timeout > _NO_TIME else self.timeout).total_seconds(),
+            roll_call=self._roll_call,
+            number=number,
         )
-        self._thread.submit(work)
+        if self._runtime.blocking and options is not None and not options.asyncOp:
+            # a change of thread costs more than a short message
+            self._thread.run(work)
+        else:
+            self._thread.submit(work)
         return work
+
+    def _describe(self, name: str, number: int | None) -> str:
+        which = "" if number is None else f"number {number}, "
+        return f"{self}: {name} ({which}group {self._name})"
 
     def _reduced_dtype(self, kind: Any, tensors: Sequence[Tensor]) -> torch.dtype:
         self._require_dtype("a reduction", tensors[0], tensors)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.futures import Future
 
 from gsdist.collectives.mpi.roll_call import RollCall
+from gsdist.collectives.mpi.staging import Staging
 from gsdist.collectives.mpi.watchdog import WATCHDOG
 from gsdist.errors import CollectiveError
 
@@ -20,6 +21,8 @@ __all__ = ["MpiWork"]
 # What is chained to a future may issue operations and wait for them, so it must not run on the thread that
 # completes them; and one that waits must not keep others from running.
 _CHAINED = ThreadPoolExecutor(max_workers=64, thread_name_prefix="gsdist-mpi-future")
+_FUTURES = threading.Lock()
+"""Held while an operation ends or gets its future, so that one of both settles it."""
 
 
 class MpiWork(dist.Work):
@@ -27,33 +30,35 @@ class MpiWork(dist.Work):
 
     def __init__(
         self,
-        description: str,
+        describe: Callable[[], str],
         *,
         start: Callable[[], Sequence[MPI.Request]],
-        finish: Callable[[], None],
+        staging: Staging,
         outputs: list[Any],
         timeout: float,
-        roll_call: RollCall | None,
-        number: int,
+        roll_call: RollCall,
+        number: int | None,
     ) -> None:
         """Keep what belongs to the operation.
 
         Args:
-            description: rank, name and number, for errors.
+            describe: says rank, name and number, for errors.
             start: does it, or begins it and returns what to wait for.
-            finish: brings the results to where they belong.
+            staging: brings the results to where they belong.
             outputs: the value of its future.
             timeout: seconds from now until the job is ended.
-            roll_call: finds out who is missing; None for an operation that is not everybody's.
-            number: counts the collectives of the group.
+            roll_call: finds out who is missing.
+            number: counts the collectives of the group; None for an operation that is not everybody's.
         """
         super().__init__()
-        self.description = description
+        self._describe = describe
         self._start = start
-        self._finish = finish
+        self._staging = staging
         self._outputs = outputs
-        self._done = threading.Event()
-        self._lock = threading.Lock()
+        self._ended = False
+        # a bare lock, held until the operation is complete: an Event costs as much as a short message
+        self._under_way = threading.Lock()
+        self._under_way.acquire()
         self._future: Future[Any] | None = None
         self._error: CollectiveError | None = None
         self._source = MPI.UNDEFINED
@@ -61,17 +66,19 @@ class MpiWork(dist.Work):
         self._number = number
         WATCHDOG.watch(self, timeout)
 
-    # ---- what the communication thread calls --------------------------------------------------------
+    # ---- what the thread that runs it calls ---------------------------------------------------------
 
     def start(self) -> Sequence[MPI.Request]:
         """Do or begin the operation."""
+        self._staging.wait_for_device()
         return self._start()
 
     def finish(self, statuses: Sequence[MPI.Status]) -> None:
         """Deliver the results and wake who waits."""
-        self._finish()
-        self._source = statuses[0].source if statuses else MPI.UNDEFINED
-        self._complete()
+        self._staging.deliver()
+        if statuses:
+            self._source = statuses[0].source
+        self._end()
 
     def fail(self, error: Exception) -> None:
         """Let whoever waits raise an error."""
@@ -79,15 +86,16 @@ class MpiWork(dist.Work):
             f"{self.description} failed: {error}; a peer has left, or gave another size or dtype"
         )
         self._error.__cause__ = error
-        self._complete()
+        self._end()
 
-    def _complete(self) -> None:
+    def _end(self) -> None:
         WATCHDOG.forget(self)
-        with self._lock:
-            self._done.set()
-            future = self._future
         # buffers may be large, and the caller may keep this object
-        del self._start, self._finish
+        del self._start, self._staging
+        with _FUTURES:
+            self._ended = True
+            future = self._future
+        self._under_way.release()
         if future is not None:
             _CHAINED.submit(self._settle, future)
 
@@ -99,14 +107,19 @@ class MpiWork(dist.Work):
 
     # ---- what the watchdog calls --------------------------------------------------------------------
 
+    @property
+    def description(self) -> str:
+        """Say rank, name and number."""
+        return self._describe()
+
     def answer_roll_call(self) -> None:
         """Tell a rank that asks that this one has come to the operation."""
-        if self._roll_call is not None:
+        if self._number is not None:
             self._roll_call.answer(self._number)
 
     def call_roll(self) -> list[int]:
         """Return the ranks that have not come to the operation, as far as that can be known."""
-        return self._roll_call.absentees(self._number) if self._roll_call is not None else []
+        return [] if self._number is None else self._roll_call.absentees(self._number)
 
     # ---- what users and torch call ------------------------------------------------------------------
 
@@ -116,8 +129,10 @@ class MpiWork(dist.Work):
         Raises:
             CollectiveError: it failed, or is still running after the timeout.
         """
-        if not self._done.wait(timeout.total_seconds() if timeout else None):
-            raise CollectiveError(f"{self.description} is still running after {timeout}")
+        if not self._ended:
+            if not self._under_way.acquire(timeout=timeout.total_seconds() if timeout else -1):
+                raise CollectiveError(f"{self.description} is still running after {timeout}")
+            self._under_way.release()
         if self._error is not None:
             raise self._error
         return True
@@ -128,11 +143,11 @@ class MpiWork(dist.Work):
 
     def is_completed(self) -> bool:
         """Say whether the operation has ended, well or not."""
-        return self._done.is_set()
+        return self._ended
 
     def is_success(self) -> bool:
         """Say whether the operation has ended well."""
-        return self._done.is_set() and self._error is None
+        return self._ended and self._error is None
 
     def exception(self) -> CollectiveError | None:
         """Return why the operation failed."""
@@ -140,11 +155,11 @@ class MpiWork(dist.Work):
 
     def get_future(self) -> Future[Any]:
         """Return a future of the output tensors."""
-        with self._lock:
+        with _FUTURES:
             if self._future is None:
                 devices = {tensor.device for tensor in _flat(self._outputs) if tensor.is_cuda}
                 self._future = Future(devices=list(devices))
-                settled = self._done.is_set()
+                settled = self._ended
             else:
                 settled = False
         if settled:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsdist.collectives import LocalGroup, probe_link, run_together
-from gsdist.collectives.cost_model import Link
+from gsdist.collectives.cost_model import COST_FUNCTIONS, Link
 from gsdist.errors import ConfigError
 from gsdist.planner import (
     BASELINE,
@@ -67,6 +67,20 @@ def test_a_compressed_step_by_hand() -> None:
     assert got.cost.bytes == pytest.approx(sent)
     assert got.compression == pytest.approx(6e6 / sent)
     assert got.step_seconds == pytest.approx(0.3 + 9e-3 + sent / 12.5e6 + SKEW * 0.02)
+
+
+def test_what_was_measured_on_all_workers_replaces_latency_and_skew() -> None:
+    """Agreement words along a ring take 5 ms, neighbours' entries 1 ms beside 240 kB at 12.5 MB/s."""
+    layout = lay_out(TOP_K.config, PARAMETERS)
+    overhead = {"ring_all_reduce": [(128, 5e-3)], "ring_all_gather": [(128, 1e-3)]}
+    there = Situation(
+        ranks=4,
+        link=Link(latency=1.0, bandwidth=12.5e6, overhead=overhead),
+        compute_seconds=0.3,
+        skew=1.0,
+    )
+    got = predict(TOP_K, layout, 0.02, there)
+    assert got.step_seconds == pytest.approx(0.3 + 6e-3 + got.cost.bytes / 12.5e6 + 0.02)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +197,15 @@ def test_computing_is_measured_on_a_part_and_scaled() -> None:
     assert all(seconds > 0 for seconds in measured.values())
 
 
+def test_computing_on_all_workers_at_once_is_the_slowest_ones() -> None:
+    def measured(group: LocalGroup) -> dict[str, float]:
+        return local_seconds([DENSE, CANDIDATES["gs-sgd-30x"]], {"weight": (200, 100)}, group)
+
+    first, *others = run_together(LocalGroup.create(3, timeout=60), measured)
+    assert set(first) == {"dense", "gs-sgd-30x"} and min(first.values()) > 0
+    assert others == [first, first]
+
+
 @given(st.floats(1e5, 1e12))
 def test_made_up_transformers_have_nearly_as_many_parameters_as_asked(parameters: float) -> None:
     shapes = transformer_shapes(parameters)
@@ -199,5 +222,9 @@ def test_the_probe_agrees_on_all_ranks_and_needs_two() -> None:
     links = run_together(LocalGroup.create(3, timeout=60), probe_link)
     assert links[0] == links[1] == links[2]
     assert links[0].latency > 0 and links[0].bandwidth > 0
+    assert set(links[0].overhead) == set(COST_FUNCTIONS)
+    for points in links[0].overhead.values():
+        sizes = [size for size, _ in points]
+        assert len(sizes) >= 3 and sizes == sorted(set(sizes))
     with pytest.raises(ConfigError, match="one worker"):
         run_together(LocalGroup.create(1, timeout=60), probe_link)
