@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     import torch
 
     from gsdist.models.branches import strip_branches
-    from gsdist.workloads.distillation.weights import read_weights
+    from gsdist.workloads.weights import read_weights
 
     state = read_weights(options.input)
     kept = strip_branches(state)

@@ -128,7 +128,7 @@ class ChannelGraph:
         for name, role, atoms in self._everywhere():
             labelled = torch.where(atoms >= 0, labels[atoms], nowhere)
             owners = group_of[labelled]
-            for number in owners.unique().tolist():
+            for number in sorted(set(owners.tolist())):
                 if number >= 0:
                     positions = (owners == number).nonzero()[:, 0]
                     channels = channel_of[labelled[positions]]
@@ -353,7 +353,8 @@ class _Walk:
             self.graph.sums += [(operand, total) for operand in operands]
             return total
         if target in (torch.cat, torch.concat) and _dimension(node) == 1:
-            return torch.cat([self._atoms[value] for value in node.args[0]])  # type: ignore[union-attr]
+            joined: Any = node.args[0]
+            return torch.cat([self._atoms[value] for value in joined])
         if target is operator.getitem and _keeps_channels(node.args[1]):
             return self._input(node)
         raise _unsupported(node, "is no operation whose effect on channels is known")

@@ -55,6 +55,10 @@ class ChannelGroup:
     def largest_removal(self, order: Tensor) -> Tensor:
         """Shorten `order`, channels to remove, so that every module keeps at least one position."""
         keep = torch.ones(self.size, dtype=torch.bool)
+        keep[order] = False
+        if all(len(part.positions_of(keep)) for part in self.of_role("out")):
+            return order
+        keep[:] = True
         bounds = [(part, len(part.positions)) for part in self.of_role("out")]
         allowed = []
         for channel in order.tolist():

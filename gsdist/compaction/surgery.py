@@ -126,10 +126,10 @@ def _expand(smaller: nn.Module, name: str, keep: Tensor) -> None:
         expanded = ExpandedConv2d(
             layer.in_channels,
             layer.out_channels,
-            layer.kernel_size,  # type: ignore[arg-type]
-            stride=layer.stride,  # type: ignore[arg-type]
-            padding=layer.padding,  # type: ignore[arg-type]
-            dilation=layer.dilation,  # type: ignore[arg-type]
+            layer.kernel_size,
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
             bias=layer.bias is not None,
             padding_mode=layer.padding_mode,
             kept=keep,
