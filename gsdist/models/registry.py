@@ -102,8 +102,9 @@ def build_model(
         name: `resnet{8,14,20,32,44,56,110}`, `resnet{8,32}x4`, `resnet8-narrow`, `resnet50-cifar`,
             `wrn-D-K`, `vgg{13,16}-cifar`, `mobilenetv2-half` (stem of stride 1) or
             `mobilenetv2-half-stride2`, `densenet40-cifar`, `preresnet164`, `shufflenetv1`,
-            `shufflenetv2`, `shufflenetv2-stem3` or `shufflenetv2-half-stem3` (stem of size 3), `mlp` (one hidden layer of 64, for 8x8 digits
-            and tests), or the name of a classification model of torchvision.
+            `shufflenetv2`, `shufflenetv2-stem3` or `shufflenetv2-half-stem3` (stem of size 3),
+            `mlp` (one hidden layer of 64, for 8x8 digits and tests), or the name of a classification
+            model of torchvision.
         num_classes: number of outputs.
         in_channels: channels of the images; torchvision's models take 3.
         image_size: height and width of the images; needed by `mlp` and torchvision's `vit_*`.

@@ -16,7 +16,6 @@ PRESETS = MappingProxyType(
         "asrfp": PruningConfig(rate_schedule="exponential", softness=1.0),
         "hfp": PruningConfig(hard_share=1.0),
         "ghfp": PruningConfig(
-            ,
             rate_schedule="exponential",
             softness=1.0,
             hard_share=1.0,
@@ -25,7 +24,6 @@ PRESETS = MappingProxyType(
         "fpgm": PruningConfig(criterion="fpgm", hard_share=1.0),
         "l1": PruningConfig(criterion="l1", **_ONE_SHOT),  # type: ignore[arg-type]
         "slimming": PruningConfig(
-            ,
             criterion="scale",
             scope="global",
             layout="internal",
@@ -35,14 +33,12 @@ PRESETS = MappingProxyType(
             select_at=0.5,
         ),
         "cpmc": PruningConfig(
-            ,
             criterion="cpmc",
             scope="global",
             layout="internal",
             **_ONE_SHOT,  # type: ignore[arg-type]
         ),
         "pfgdf": PruningConfig(
-            ,
             criterion="gaussian",
             scope="global",
             layout="internal",
