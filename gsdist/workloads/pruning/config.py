@@ -113,8 +113,8 @@ class PruningConfig:
             "compact_at", self.compact_at, "unset when single weights are pruned",
         )  # fmt: skip
         _require(
-            self.compact_at is None or 0 < self.compact_at <= 1,
-            "compact_at", self.compact_at, "in (0, 1], or unset",
+            self.compact_at is None or 0 < self.compact_at < 1,
+            "compact_at", self.compact_at, "in (0, 1), or unset",
         )  # fmt: skip
         _require(
             self.compact_at is None or (self.select_once and self.compact_at > self.select_at),
