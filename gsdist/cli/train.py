@@ -27,12 +27,13 @@ from gsdist.workloads import (
     ClassificationWorkload,
     LanguageConfig,
     LanguageWorkload,
+    Workload,
     distillation,
 )
 from gsdist.workloads.distillation.presets import PAIRS, preset
 from gsdist.workloads.pruning import PRESETS, PruningConfig
 
-__all__ = ["main", "parse"]
+__all__ = ["main", "open_workload", "parse"]
 
 _WORKLOADS: dict[str, tuple[Any, Any]] = {
     "classification": (ClassificationConfig, ClassificationWorkload),
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"unknown workload {name!r}; expected one of {', '.join(_WORKLOADS)}")
     run, json_target = parse(name, arguments[1:])
     launch = detect_launch()
-    workload = _WORKLOADS[name][1](run.workload)
+    workload = open_workload(run)
     timeout = timedelta(seconds=run.train.timeout)
     with process_group(launch, timeout, run.train.backend):
         if isinstance(run.reducer, AutoConfig):
@@ -118,6 +119,12 @@ def main(arguments: Sequence[str]) -> int:
     if launch.rank == 0:
         _print_summary(summary, run.train, json_target)
     return 0
+
+
+def open_workload(run: RunConfig) -> Workload:
+    """Build the workload that the settings name."""
+    workload: Workload = _WORKLOADS[run.workload_name][1](run.workload)
+    return workload
 
 
 def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | None]:

@@ -48,6 +48,10 @@ class Callback:
         """Return what is recorded with every evaluation."""
         return {}
 
+    def files(self) -> Mapping[str, str]:
+        """Return what the run directory holds at the end: text by file name."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return state that checkpoints keep; equal on all ranks."""
         return {}

@@ -1,5 +1,6 @@
 """Prune what a workload trains: a callback of the trainer around a pruner."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,9 @@ from gsdist.workloads import LayoutChange, Workload
 from gsdist.workloads.pruning import Pruner, PruningConfig
 from gsdist.workloads.weights import load_weights
 
-__all__ = ["PruningCallback", "example_arguments", "open_callback"]
+__all__ = ["PRUNING_FILE", "PruningCallback", "example_arguments", "open_callback"]
+
+PRUNING_FILE = "pruning.json"
 
 
 class PruningCallback(Callback):
@@ -73,6 +76,10 @@ class PruningCallback(Callback):
     def measures(self) -> Mapping[str, float]:
         """Return the pruner's step and ratios."""
         return self.pruner.measures()
+
+    def files(self) -> Mapping[str, str]:
+        """Return what is kept of each layer, for `gsdist compact`."""
+        return {PRUNING_FILE: json.dumps(self.pruner.outcome(), indent=1) + "\n"}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the pruner's state and the number of epochs done."""

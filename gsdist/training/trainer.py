@@ -325,6 +325,8 @@ class Trainer:
             directory = self._config.run_dir
             summary.curves.update(curves_of(metrics.read_records(directory / metrics.FILE_NAME)))
             _write(directory / SUMMARY_FILE, summary.to_json())
+            for name, text in self._callback.files().items():
+                _write(directory / name, text)
             if self._config.save_model is not None:
                 self._config.save_model.parent.mkdir(parents=True, exist_ok=True)
                 torch.save(self._learner.model.state_dict(), self._config.save_model)

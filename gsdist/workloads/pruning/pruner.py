@@ -18,6 +18,7 @@ In a training loop of your own:
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 from zlib import crc32
 
@@ -263,6 +264,26 @@ class Pruner:
             "effective_dimension": float(self._effective_dimension()),
         }
 
+    def outcome(self) -> dict[str, Any]:
+        """Return, as JSON knows it, the plan, the size of each unit, and whether the network is cut."""
+        dense, left = self.counts()
+        return {
+            "plan": self._plan().to_mapping(),
+            "sizes": {unit.name: unit.size for unit in self._units},
+            "compacted": self._compacted,
+            "granularity": self.config.granularity,
+            "dense": asdict(dense),
+            "left": asdict(left),
+        }
+
+    def _plan(self) -> Plan:
+        kept = {
+            name: tuple(keep.nonzero()[:, 0].tolist())
+            for name, keep in self.kept().items()
+            if not keep.all()
+        }
+        return Plan(layout=self.config.layout, kept=kept)
+
     def _effective_dimension(self) -> int:
         hard = self._decision == HARD
         if self.config.granularity == "weight":
@@ -310,12 +331,7 @@ class Pruner:
                 f"nothing can be removed: granularity={self.config.granularity!r}, softness "
                 f"{self._step.softness:.3g}; only filters that are zero can, after the last epoch"
             )
-        kept = {
-            name: tuple(keep.nonzero()[:, 0].tolist())
-            for name, keep in self.kept().items()
-            if not keep.all()
-        }
-        compact = cut_channels(self._model, self._graph, Plan(layout=self.config.layout, kept=kept))
+        compact = cut_channels(self._model, self._graph, self._plan())
         if not self._compacted:
             verify(self._model, compact.model, self._example)
         return compact
