@@ -118,7 +118,8 @@ class ChannelGraph:
 
     def _slices(self, labels: Tensor, components: list[Tensor]) -> list[list[Slice]]:
         """Find, for each component of labels, where its channels lie in all layers."""
-        nowhere = self.atoms  # what _CONSTANT is looked up as
+        # _CONSTANT, used as an index, finds the last entry, which is that of no group.
+        padded = torch.cat([labels, torch.tensor([self.atoms])])
         group_of = torch.full((self.atoms + 1,), -1)
         channel_of = torch.full((self.atoms + 1,), -1)
         for number, members in enumerate(components):
@@ -126,7 +127,7 @@ class ChannelGraph:
             channel_of[members] = torch.arange(len(members))
         found: list[list[Slice]] = [[] for _ in components]
         for name, role, atoms in self._everywhere():
-            labelled = torch.where(atoms >= 0, labels[atoms], nowhere)
+            labelled = padded[atoms]
             owners = group_of[labelled]
             for number in sorted(set(owners.tolist())):
                 if number >= 0:
