@@ -7,10 +7,14 @@ import tempfile
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.output import begin, write_report
+from benchmarks.pruning.calibration import PUBLISHED, calibrate
+from benchmarks.pruning.calibration import table as calibration_table
+from benchmarks.pruning.speed import Speed, speedups
 from benchmarks.pruning.toy import METHODS, Row, Setting, check, run_all
 from gsdist.training import detect_launch, process_group
 
@@ -18,15 +22,35 @@ SCHEMA = 1
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, print a table, write JSON, and fail when an expectation does not hold."""
+    """Measure, print a table and write JSON; --toy fails when an expectation does not hold."""
     options = _parser().parse_args(argv)
+    torch.set_num_threads(1)
+    if options.toy:
+        return _toy(options)
+    environment, out = begin(options.json, threads=1)
+    rows: list[Any]
+    if options.speed:
+        rows = list(speedups())
+        print(_speed_table(rows), file=out)
+    else:
+        rows = list(calibrate(dict(_named_file(text) for text in options.calibrate)))
+        print(calibration_table(rows), file=out)
+    report = {
+        "schema": SCHEMA,
+        "environment": environment,
+        "rows": [asdict(row) for row in rows],
+    }
+    write_report(report, options.json)
+    return 0
+
+
+def _toy(options: argparse.Namespace) -> int:
     setting = Setting(
         seeds=options.seeds,
         epochs=options.epochs,
         images=options.images,
         compressed=options.gs_sgd,
     )
-    torch.set_num_threads(1)
     launch = detect_launch()
     rows = []
     with process_group(launch, timedelta(minutes=5)):
@@ -67,11 +91,20 @@ def _shared_folder() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pruning", description=__doc__)
-    parser.add_argument(
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument(
         "--toy",
         action="store_true",
-        required=True,
         help="nine methods on small Fashion-MNIST; about 12 minutes of one CPU",
+    )
+    action.add_argument(
+        "--speed", action="store_true", help="time networks cut to half of their operations"
+    )
+    action.add_argument(
+        "--calibrate",
+        nargs="+",
+        metavar="MODEL=FILE",
+        help=f"compare CPMC with what is published, on trained weights of {', '.join(PUBLISHED)}",
     )
     default = Setting()
     parser.add_argument("--seeds", type=int, default=default.seeds)
@@ -82,6 +115,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", metavar="PATH", help="write the result there; '-' is stdout")
     return parser
+
+
+def _named_file(text: str) -> tuple[str, Path]:
+    name, separator, path = text.partition("=")
+    if name not in PUBLISHED or not separator:
+        raise SystemExit(
+            f"--calibrate takes MODEL=FILE with one of {', '.join(PUBLISHED)}, got {text!r}"
+        )
+    return name, Path(path)
+
+
+def _speed_table(rows: list[Speed]) -> str:
+    lines = [f"{'model':20}{'layout':10}{'MACs':>8}{'params':>8}{'speed-up':>10}"]
+    for row in rows:
+        lines.append(
+            f"{row.model:20}{row.layout:10}{row.macs_ratio:8.3f}{row.params_ratio:8.3f}"
+            f"{row.speedup:9.2f}x"
+        )
+    return "\n".join(lines)
 
 
 def _table(rows: list[Row]) -> str:

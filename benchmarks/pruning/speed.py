@@ -1,12 +1,21 @@
 """Time a compact network against the dense one, on one CPU thread."""
 
 import time
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
-__all__ = ["speedup"]
+from gsdist.compaction import Layout
+from gsdist.models import build_model
+from gsdist.workloads.pruning import PRESETS, Pruner
+
+__all__ = ["Speed", "speedup", "speedups"]
+
+_NETWORKS = ("vgg16-cifar", "resnet56", "densenet40-cifar", "mobilenetv2-half")
+_BATCH = 32
 
 _REPEATS = 7
 
@@ -22,3 +31,34 @@ def speedup(dense: nn.Module, compact: nn.Module, example: tuple[Any, ...]) -> f
                 if attempt:  # the first call is a warm-up
                     best[place] = min(best[place], time.perf_counter() - begin)
     return best[0] / best[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Hold what one network gains in one layout at half of its multiply-accumulates."""
+
+    model: str
+    layout: Layout
+    macs_ratio: float
+    params_ratio: float
+    speedup: float
+
+
+def speedups() -> Iterator[Speed]:
+    """Prune fresh networks to half of their multiply-accumulates and time them; layout by layout."""
+    images = (torch.randn(_BATCH, 3, 32, 32),)
+    for name in _NETWORKS:
+        for layout in get_args(Layout):
+            dense = build_model(name, num_classes=10)
+            masked = build_model(name, num_classes=10)
+            config = replace(PRESETS["l1"], target="macs", rate=0.5, layout=layout)
+            pruner = Pruner(masked, (images[0][:1],), config, total_events=1)
+            pruner.on_train_begin()
+            whole, left = pruner.counts()
+            yield Speed(
+                model=name,
+                layout=layout,
+                macs_ratio=left.macs / whole.macs,
+                params_ratio=left.parameters / whole.parameters,
+                speedup=speedup(dense, pruner.compact().model, images),
+            )

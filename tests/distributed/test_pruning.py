@@ -119,7 +119,9 @@ def _hard_coordinates(trainer: Trainer) -> dict[str, int]:
     state = trainer._learner.own_state()
 
     def moved(tensors: dict[str, Tensor]) -> int:
-        return sum(int(tensors[n][~kept].count_nonzero()) for n, kept in mask.items() if n in tensors)
+        return sum(
+            int(tensors[n][~kept].count_nonzero()) for n, kept in mask.items() if n in tensors
+        )
 
     return {
         "parameters": moved({name: p.detach() for name, p in parameters.items()}),
@@ -138,7 +140,9 @@ def _on_two_ranks(rank: int, world_size: int, folder: str) -> dict[str, Any]:
     found["plain"] = watch_masks(trainer)
     trainer.run()
 
-    trainer = make_trainer(Path(folder) / "ghfp", ClassificationWorkload, PRESETS["ghfp"], COMPRESSED)
+    trainer = make_trainer(
+        Path(folder) / "ghfp", ClassificationWorkload, PRESETS["ghfp"], COMPRESSED
+    )
     found["ghfp"] = watch_masks(trainer)
     summary = trainer.run()
     found["hard"] = _hard_coordinates(trainer)
@@ -167,14 +171,14 @@ def _on_two_ranks(rank: int, world_size: int, folder: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return run_ranks(
-        _on_two_ranks, WORLD_SIZE, str(tmp_path_factory.mktemp("runs")), timeout=360
-    )
+    return run_ranks(_on_two_ranks, WORLD_SIZE, str(tmp_path_factory.mktemp("runs")), timeout=360)
 
 
 def test_rank_0_decides_for_all(ranks: list[dict[str, Any]]) -> None:
     first, second = (found["apart"] for found in ranks)
-    assert not torch.equal(first["own"], second["own"]), "the disturbance should have told them apart"
+    assert not torch.equal(first["own"], second["own"]), (
+        "the disturbance should have told them apart"
+    )
     assert first["masks"] == second["masks"]
 
 

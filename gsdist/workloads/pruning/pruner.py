@@ -249,6 +249,12 @@ class Pruner:
         chosen = [(~keep).nonzero()[:, 0] for keep in self.kept().values()]
         return self._dense, tally(self._graph, self._units, chosen, self.config)
 
+    def counts_if_pruned(self) -> Counts:
+        """Return what would be left if the network were pruned now as at the end; changes nothing."""
+        decision, _ = self._decide(self._total - 1)
+        chosen = [states.nonzero()[:, 0] for states in torch.split(decision, self._sizes)]
+        return tally(self._graph, self._units, chosen, self.config)
+
     def measures(self) -> dict[str, float]:
         """Return step, ratios and the number of coordinates that still get a gradient, for records.
 

@@ -1,5 +1,7 @@
 """Small networks, random statistics and masks that tests of pruning and compaction share."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ class Chain(nn.Module):
         super().__init__()
         widths = (1, 8, 6, 10)
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias), nn.BatchNorm2d(outputs)]
             layers += [nn.ReLU()]
         self.features = nn.Sequential(*layers)

@@ -20,7 +20,6 @@ from tests.workloads.pruning.networks import (
     Concatenated,
     Depthwise,
     Residual,
-    randomise_norms,
 )
 
 
@@ -41,7 +40,9 @@ def scores(model, config, images=IMAGES):
 def test_scores_worked_out_by_hand(criterion, expected):
     model = nn.Sequential(nn.Conv2d(2, 3, 1, bias=False), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 1))
     with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([[1.0, -2.0], [3.0, -4.0], [0.0, 0.0]])[:, :, None, None])
+        model[0].weight.copy_(
+            torch.tensor([[1.0, -2.0], [3.0, -4.0], [0.0, 0.0]])[:, :, None, None]
+        )
         model[1].weight.copy_(torch.tensor([-2.0, 1.0, 3.0]))
     found = scores(model, PruningConfig(criterion=criterion), torch.zeros(1, 2, 4, 4))
     torch.testing.assert_close(found[0], torch.tensor(expected, dtype=torch.float64))

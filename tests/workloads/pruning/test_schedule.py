@@ -1,5 +1,7 @@
 """Schedules against the values of the specification and the authors' log."""
 
+from itertools import pairwise
+
 import pytest
 
 from gsdist.workloads.pruning import PRESETS, PruningConfig, step_at
@@ -62,7 +64,7 @@ def test_rows_of_the_authors_log():
 @pytest.mark.parametrize("name", PRESETS)
 def test_steps_are_monotone_and_end_where_they_must(name, total):
     steps = [step_at(PRESETS[name], event, total) for event in range(total)]
-    for earlier, later in zip(steps, steps[1:], strict=False):
+    for earlier, later in pairwise(steps):
         assert later.rate >= earlier.rate
         assert later.hard_share >= earlier.hard_share
         assert later.softness <= earlier.softness

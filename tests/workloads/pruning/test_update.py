@@ -127,7 +127,7 @@ def test_hard_filters_stay_zero_and_soft_ones_come_back():
     train(PRESETS["hfp"], after_epoch=stays)
     assert all(torch.equal(mask, hard[0]) for mask in hard.values()) and hard[0].sum() == 3
 
-    model, pruner = train(replace(PRESETS["sfp"], rate=0.5))
+    model, _ = train(replace(PRESETS["sfp"], rate=0.5))
     zero = zero_filters(model.features[0])
     optimizer = torch.optim.SGD(model.parameters(), **SGD)
     # Momentum is what brings them back: under a zero scale there is no gradient.
