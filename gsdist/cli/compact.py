@@ -41,6 +41,12 @@ def main(arguments: Sequence[str]) -> int:
         help="convolutions whose outputs are added up: leave them, restore the sum's width behind each, or "
         "cut channels that are zero in all (default: as it was pruned)",
     )
+    parser.add_argument(
+        "--sensitivity",
+        type=float,
+        metavar="SHARE",
+        help="measure what the metric loses when this share of each layer alone is pruned, and draw it",
+    )
     parser.add_argument("--onnx", action="store_true", help="write model.onnx, too")
     parser.add_argument("--program", action="store_true", help="write model.pt2 by torch.export")
     parser.add_argument("input", type=Path, metavar="INPUT")
@@ -80,7 +86,10 @@ def _compact(options: argparse.Namespace) -> None:
     groups = graph.channel_groups(coupling_of(plan.layout))
     architecture = {**run.tables()["workload"], "example": [list(v.shape) for v in example]}
     save_compact(options.output, compact, plan, architecture=architecture)
-    drawing = draw_layers({group.name: group.size for group in groups}, plan.kept)
+    lost = (
+        _sensitivity(options.sensitivity, run, workload, example) if options.sensitivity else None
+    )
+    drawing = draw_layers({group.name: group.size for group in groups}, plan.kept, lost)
     (options.output / "layers.svg").write_text(drawing)
     if options.program:
         export_program(compact, example, options.output / "model.pt2")
@@ -90,6 +99,28 @@ def _compact(options: argparse.Namespace) -> None:
     print(f"layout {plan.layout}; {answers}")
     print(_comparison(count(graph, groups), left))
     print(f"written to {options.output}")
+
+
+def _sensitivity(
+    share: float, run: Any, workload: Any, example: tuple[Any, ...]
+) -> dict[str, float]:
+    """Return, by layer of the network as it was trained, points of the workload's metric lost."""
+    from torch.utils.data import DataLoader
+
+    from gsdist.workloads.pruning import PruningConfig
+    from gsdist.workloads.pruning.sensitivity import sensitivity
+    from gsdist.workloads.weights import load_weights
+
+    model = workload.build_model()
+    load_weights(model, run.train.save_model)
+    loader = DataLoader(workload.evaluation_dataset(), batch_size=run.train.batch_size)
+
+    def measure(network: "nn.Module") -> float:
+        batches = (workload.prepare_batch(batch, training=False) for batch in loader)
+        total, number = workload.evaluate(network, batches)[workload.primary_metric]
+        return 100.0 * float(total) / float(number)
+
+    return sensitivity(model, example, PruningConfig(rate=share), measure)
 
 
 def _open_run(folder: Path) -> tuple[Any, Any, dict[str, Any]]:

@@ -13,6 +13,7 @@ from gsdist.workloads.pruning import PRESETS, Pruner, PruningConfig
 from gsdist.workloads.pruning.cpmc import savings
 from gsdist.workloads.pruning.criterion import scores_of
 from gsdist.workloads.pruning.pfgdf import closeness, kept_share, search_intervals
+from gsdist.workloads.pruning.sensitivity import sensitivity
 from gsdist.workloads.pruning.units import units_of
 from tests.workloads.pruning.networks import (
     IMAGES,
@@ -176,3 +177,16 @@ def test_the_search_takes_the_smallest_interval_that_keeps_the_accuracy():
 
     assert search_intervals(list(needed), accuracy_with, least=1.0) == {"first": 0.5, "third": 0.2}
     assert asked[0] == {"first": 0.2} and {"first": 0.5, "second": 2.0} in asked
+
+
+def test_the_sensitivity_of_a_layer_is_what_pruning_it_alone_loses():
+    torch.manual_seed(0)
+    model = Chain()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def zeros(network):
+        return -float(sum((p == 0).sum() for n, p in network.named_parameters() if p.ndim == 4))
+
+    lost = sensitivity(model, (IMAGES,), PruningConfig(rate=0.5), zeros)
+    assert lost == {"features.0": 4 * 9.0, "features.3": 3 * 8 * 9.0, "features.6": 5 * 6 * 9.0}
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
