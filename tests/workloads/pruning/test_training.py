@@ -16,12 +16,7 @@ from gsdist.errors import CheckpointError, ConfigError, UnsupportedSetup
 from gsdist.models import build_model
 from gsdist.reducers import DenseConfig
 from gsdist.training import RunConfig, TrainConfig, Trainer, detect_launch, process_group
-from gsdist.workloads import (
-    ClassificationConfig,
-    ClassificationWorkload,
-    LanguageConfig,
-    LanguageWorkload,
-)
+from gsdist.workloads import ClassificationConfig, ClassificationWorkload
 from gsdist.workloads.distillation import KdConfig, KdWorkload
 from gsdist.workloads.pruning import PRESETS, PruningConfig
 from gsdist.workloads.weights import read_weights
@@ -104,9 +99,13 @@ def test_metrics_before_and_after_the_masks_are_recorded(tmp_path):
 
 
 def test_what_cannot_be_pruned_is_refused(tmp_path):
-    language = LanguageWorkload(LanguageConfig(model="gpt-tiny", data="python-source"))
-    with pytest.raises(UnsupportedSetup, match=r"cannot be removed|no convolution"):
-        train(tmp_path, language, PRESETS["sfp"])
+    for settings, reason in (
+        ({"model": "mlp"}, "no convolution"),
+        ({"norm": "group"}, "GroupNorm"),
+    ):
+        workload = ClassificationWorkload(ClassificationConfig(**{**SMALL, **settings}))
+        with pytest.raises(UnsupportedSetup, match=reason):
+            train(tmp_path, workload, PRESETS["sfp"])
     with pytest.raises(UnsupportedSetup, match="outer_interval"):
         train(tmp_path, digits(), PRESETS["sfp"], outer_interval=2)
 
