@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gsdist.compaction.graph import trace_channels
 from gsdist.compaction.plan import Plan
 from gsdist.compaction.surgery import cut_channels
+from gsdist.compaction.trace import trace_channels
 from gsdist.errors import CheckpointError, UnsupportedSetup
 
 __all__ = ["MANIFEST", "WEIGHTS", "export_onnx", "export_program", "load_compact", "save_compact"]
