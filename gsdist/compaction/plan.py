@@ -126,5 +126,5 @@ def _zero_channels(model: nn.Module, group: ChannelGroup) -> Tensor:
             rows.append(module.weight)
         for tensor in rows:
             values = tensor.detach().reshape(len(tensor), -1)[part.positions]
-            zero[part.channels[(values != 0).any(1)]] = False
+            zero[part.channels[(values != 0).any(1).cpu()]] = False
     return zero

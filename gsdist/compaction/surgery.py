@@ -114,7 +114,7 @@ def _set_widths(
 def _select(tensor: Tensor, index: tuple[Tensor | None, ...]) -> Tensor:
     for dimension, chosen in enumerate(index):
         if chosen is not None:
-            tensor = tensor.index_select(dimension, chosen)
+            tensor = tensor.index_select(dimension, chosen.to(tensor.device))
     return tensor.clone()
 
 
@@ -139,7 +139,8 @@ def _expand(smaller: nn.Module, name: str, keep: Tensor) -> None:
         expanded = ExpandedBatchNorm2d(
             layer.num_features, eps=layer.eps, momentum=layer.momentum, kept=keep
         )
-    expanded.to(next(layer.parameters()).dtype)
+    weight = next(layer.parameters())
+    expanded.to(weight.device, weight.dtype)
     expanded.load_state_dict(layer.state_dict())
     expanded.train(layer.training)
     smaller.set_submodule(name, expanded)

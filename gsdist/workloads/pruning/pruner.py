@@ -182,8 +182,8 @@ class Pruner:
         for unit, chosen in zip(self._units, hard, strict=True):
             for part in unit.parts if chosen.any() else ():
                 if part.parameter not in masks:
-                    shape = parameters[part.parameter].shape
-                    masks[part.parameter] = torch.ones(shape, dtype=torch.bool)
+                    parameter = parameters[part.parameter]
+                    masks[part.parameter] = torch.ones_like(parameter, dtype=torch.bool)
                 rows = part.rows[chosen[part.candidates]]
                 part.view(masks[part.parameter])[rows] = False
         return masks

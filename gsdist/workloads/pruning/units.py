@@ -53,7 +53,7 @@ class Unit:
                 rows = part.view(parameters[part.parameter])
                 changed = factors[part.candidates] != 1  # others stay what they are, bit for bit
                 chosen = part.rows[changed]
-                scaled = factors[part.candidates[changed]].to(rows.dtype)
+                scaled = factors[part.candidates[changed]].to(rows)
                 rows[chosen] = rows[chosen] * scaled.view(-1, *[1] * (rows.ndim - 1))
 
     def longest_removal(self, order: Tensor) -> Tensor:
