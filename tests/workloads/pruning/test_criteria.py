@@ -167,6 +167,17 @@ def test_pfgdf_on_resnet_32_saves_what_is_published():
     assert 100 * (1 - left.parameters / dense.parameters) == pytest.approx(43.5, abs=1.5)
 
 
+def test_pfgdf_on_vgg_16_keeps_as_many_filters_as_is_published():
+    torch.manual_seed(0)
+    model = build_model("vgg16-cifar", num_classes=10)
+    config = replace(PRESETS["pfgdf"], rate=0.6662, min_keep=0.0)
+    pruner = Pruner(model, (torch.zeros(1, 3, 16, 16),), config, total_events=1)
+    pruner.on_train_begin()
+    kept = pruner.kept().values()
+    assert sum(len(keep) for keep in kept) == 4224
+    assert sum(int(keep.sum()) for keep in kept) == 1410
+
+
 def test_the_search_takes_the_smallest_interval_that_keeps_the_accuracy():
     needed = {"first": 0.5, "second": 3.0, "third": 0.2}
     asked = []
