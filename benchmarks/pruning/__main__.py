@@ -58,12 +58,11 @@ def _toy(options: argparse.Namespace) -> int:
         folder = _shared_folder()
         for row in run_all(setting, Path(folder), launch.world_size):
             rows.append(row)
-            if launch.rank == 0:
-                print(
-                    f"seed {row.seed}: {row.method:14} {row.compact_accuracy:.2f} %",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            print(
+                f"seed {row.seed}: {row.method:14} {row.compact_accuracy:.2f} %",
+                file=sys.stderr,
+                flush=True,
+            )
     if launch.rank:
         return 0
     environment, out = begin(options.json, threads=1)

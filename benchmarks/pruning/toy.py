@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from benchmarks.pruning.speed import speedup
@@ -108,7 +109,10 @@ def _pooled(data: ImageDataset, number: int | None) -> ImageDataset:
 
 
 def run_all(setting: Setting, folder: Path, world_size: int) -> Iterator[Row]:
-    """Train every method for every seed. Needs a process group; every rank yields the same rows."""
+    """Train every method for every seed; rank 0 measures what is left and yields it.
+
+    Needs a process group.
+    """
     for seed in range(setting.seeds):
         dense = 0.0
         for method, pruning in METHODS.items():
@@ -116,14 +120,15 @@ def run_all(setting: Setting, folder: Path, world_size: int) -> Iterator[Row]:
                 continue
             weights = folder / f"{method}-{seed}.pt"
             if method == "one-shot":
-                row = _one_shot(setting, seed, folder / f"dense-{seed}.pt", dense)
-            else:
-                if pruning is not None:
-                    pruning = replace(pruning, rate=RATE, evaluate_unmasked=True)
-                summary = _train(setting, seed, pruning, weights, world_size)
-                dense = 100 * summary.primary if pruning is None else dense
-                row = _row(method, seed, dense, summary, _read(weights))
-            yield row
+                if dist.get_rank() == 0:
+                    yield _one_shot(setting, seed, folder / f"dense-{seed}.pt", dense)
+                continue
+            if pruning is not None:
+                pruning = replace(pruning, rate=RATE, evaluate_unmasked=True)
+            summary = _train(setting, seed, pruning, weights, world_size)
+            dense = 100 * summary.primary if pruning is None else dense
+            if dist.get_rank() == 0:  # which alone is sure to see the weights it has written
+                yield _row(method, seed, dense, summary, _read(weights))
 
 
 def check(rows: list[Row]) -> dict[str, bool]:
