@@ -143,7 +143,7 @@ def _strip(weights: Path, target: Path) -> None:
     import torch
 
     from gsdist.models.branches import strip_branches
-    from gsdist.workloads.distillation.weights import read_weights
+    from gsdist.workloads.weights import read_weights
 
     torch.save(strip_branches(read_weights(weights)), target)
 

@@ -31,7 +31,7 @@ _COMMANDS = {
     "doctor": ("gsdist.cli.doctor", "check this installation"),
     "data": ("gsdist.cli.data", "fetch a data set"),
     "report": ("gsdist.cli.report", "compare runs on one HTML page"),
-    "compact": ("gsdist.cli.compact", "drop what only training needed from a file of weights"),
+    "compact": ("gsdist.cli.compact", "cut out of a trained network what was pruned"),
 }
 _EXIT_CODES: dict[type[GsdistError], int] = {
     ConfigMismatch: 64,

@@ -28,11 +28,13 @@ from gsdist.workloads import (
     ClassificationWorkload,
     LanguageConfig,
     LanguageWorkload,
+    Workload,
     distillation,
 )
 from gsdist.workloads.distillation.presets import PAIRS, preset
+from gsdist.workloads.pruning import PRESETS, PruningConfig
 
-__all__ = ["main", "parse"]
+__all__ = ["main", "open_workload", "parse"]
 
 _WORKLOADS: dict[str, tuple[Any, Any]] = {
     "classification": (ClassificationConfig, ClassificationWorkload),
@@ -79,13 +81,16 @@ Train a model on one or many workers.
 
 Options override the settings of --config; every run writes its own file.
 
-Those beginning with --reducer. depend on the value of --reducer.
+Those beginning with --reducer. depend on the value of --reducer; those beginning with --prune. are there
+with --prune only.
 
 examples:
   gsdist train classification --data digits --model mlp --epochs 5
   torchrun --nproc-per-node 2 -m gsdist train classification \\
       --reducer gs-sgd --reducer.compression 30 --model resnet20 \\
       --data cifar10 --checkpoint-every 500
+  torchrun --nproc-per-node 2 -m gsdist train classification \\
+      --prune ghfp --prune.rate 0.4
   torchrun --nproc-per-node 2 -m gsdist train classification \\
       --config runs/latest/config.toml --resume
   mpirun -n 2 python -m gsdist train classification --reducer dense
@@ -104,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"unknown workload {name!r}; expected one of {', '.join(_WORKLOADS)}")
     run, json_target = parse(name, arguments[1:])
     launch = detect_launch()
-    workload = _WORKLOADS[name][1](run.workload)
+    workload = open_workload(run)
     timeout = timedelta(seconds=run.train.timeout)
     train = run.train
     device = training_device(
@@ -122,6 +127,12 @@ def main(arguments: Sequence[str]) -> int:
     if launch.rank == 0:
         _print_summary(summary, train, json_target)
     return 0
+
+
+def open_workload(run: RunConfig) -> Workload:
+    """Build the workload that the settings name."""
+    workload: Workload = _WORKLOADS[run.workload_name][1](run.workload)
+    return workload
 
 
 def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | None]:
@@ -151,8 +162,20 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
     every_step = not (
         _peek(arguments, "--outer-interval") or tables.get("train", {}).get("outer_interval")
     )
+    prune = _peek(arguments, "--prune")
+    if prune is not None:
+        tables.pop("pruning", None)  # the settings of another method
+    elif "pruning" in tables:
+        prune = next(iter(PRESETS))  # all of whose settings the file overrides
+    if prune is not None and prune not in PRESETS:
+        raise ConfigError(f"unknown method {prune!r}; --prune takes one of {', '.join(PRESETS)}")
     options_class = _options_class(
-        workload, reducer, optimizer, pair=_peek(arguments, "--pair"), every_step=every_step
+        workload,
+        reducer,
+        optimizer,
+        pair=_peek(arguments, "--pair"),
+        prune=prune,
+        every_step=every_step,
     )
     defaults = options_class()
     if file is not None:
@@ -169,12 +192,19 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
         workload=options.workload,
         reducer=options.reducer,
         train=options.train,
+        pruning=options.pruning if prune is not None else None,
     )
     return run, options.json
 
 
 def _options_class(
-    workload: str, reducer: str, optimizer: str, *, pair: str | None, every_step: bool
+    workload: str,
+    reducer: str,
+    optimizer: str,
+    *,
+    pair: str | None,
+    prune: str | None,
+    every_step: bool,
 ) -> Any:
     """Make a dataclass of all options; those of workload and training stand at the top level."""
     workload_class = _WORKLOADS[workload][0]
@@ -207,6 +237,12 @@ def _options_class(
             help="Distillation: begin with the published settings of TEACHER:STUDENT on CIFAR-100, "
             f"one of {', '.join(PAIRS)}.",
         ),
+        "prune_name": option(
+            str | None,
+            prune,
+            name="prune",
+            help=f"Prune while training, by one of {', '.join(PRESETS)}; --prune.* options change it.",
+        ),
         "reducer_name": option(names, reducer, name="reducer", help="How gradients are exchanged."),
         "workload": (
             Annotated[workload_class, top_level],
@@ -215,6 +251,11 @@ def _options_class(
         "train": (Annotated[TrainConfig, top_level], dataclasses.field(default=train)),
         "reducer": (type(settings), dataclasses.field(default=settings)),
     }
+    if prune is not None:
+        fields["pruning"] = (
+            Annotated[PruningConfig, tyro.conf.arg(name="prune")],
+            dataclasses.field(default=PRESETS[prune]),
+        )
     return dataclasses.make_dataclass(
         "Options",
         [(name, kind, field) for name, (kind, field) in fields.items()],
@@ -252,9 +293,10 @@ def _read_toml(file: Path) -> dict[str, dict[str, Any]]:
     except ValueError as error:
         raise ConfigError(f"--config {file} is not TOML: {error}") from error
     for name, table in content.items():
-        if name not in ("workload", "reducer", "train") or not isinstance(table, dict):
+        if name not in ("workload", "reducer", "train", "pruning") or not isinstance(table, dict):
             raise ConfigError(
-                f"--config {file}: unexpected {name!r}; expected the tables [workload], [reducer] and [train]"
+                f"--config {file}: unexpected {name!r}; expected the tables [workload], [reducer], "
+                "[train] and [pruning]"
             )
     return content
 
@@ -272,7 +314,7 @@ def _parse_file(
         for name, value in values.items():
             if name == "name":
                 continue
-            prefix = "reducer." if table == "reducer" else ""
+            prefix = {"reducer": "reducer.", "pruning": "prune."}.get(table, "")
             arguments.append(f"--{prefix}{name.replace('_', '-')}")
             arguments += [str(item) for item in (value if isinstance(value, list) else [value])]
     try:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gsdist.errors import ConfigError
-from gsdist.models.layers import conv3x3, initialise_convolutions
+from gsdist.models.layers import ChannelPadding, conv3x3, initialise_convolutions
 from gsdist.models.staged import StagedNetwork
 
 __all__ = ["CifarResNet", "Shortcut", "check_shortcut"]
@@ -97,23 +97,12 @@ class _BasicBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(inner)) + self.shortcut(features))
 
 
-class _PaddingShortcut(nn.Module):
-    def __init__(self, added_channels: int, stride: int) -> None:
-        super().__init__()
-        self.before = added_channels // 2
-        self.after = added_channels - self.before
-        self.stride = stride
-
-    def forward(self, features: Tensor) -> Tensor:
-        strided = features[:, :, :: self.stride, :: self.stride]
-        return F.pad(strided, (0, 0, 0, 0, self.before, self.after))
-
-
 def _shortcut(in_channels: int, channels: int, stride: int, kind: Shortcut) -> nn.Module:
     if stride == 1 and in_channels == channels:
         return nn.Identity()
     if kind == "padding":
-        return _PaddingShortcut(channels - in_channels, stride)
+        added = channels - in_channels
+        return ChannelPadding(added // 2, added - added // 2, stride)
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
     )

@@ -5,6 +5,7 @@ common for CIFAR: batch normalisation after each convolution, which makes its bi
 one classifier in place of three.
 """
 
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -52,12 +53,17 @@ class CifarVgg16(nn.Module):
         Raises:
             ConfigError: images of fewer than 16 pixels in height or width.
         """
-        if min(images.shape[2:]) < _SMALLEST_IMAGE:
-            raise ConfigError(
-                f"VGG-16 halves images four times and takes at least {_SMALLEST_IMAGE} pixels in "
-                f"height and width, got {tuple(images.shape[2:])}"
-            )
+        _require_size(images)
         features = self.features(images)
         pooled = F.max_pool2d(features, features.shape[2:]).flatten(1)
         logits: Tensor = self.classifier(pooled)
         return logits
+
+
+@torch.fx.wrap  # a branch on the size is nothing that torch.fx could follow
+def _require_size(images: Tensor) -> None:
+    if min(images.shape[2:]) < _SMALLEST_IMAGE:
+        raise ConfigError(
+            f"VGG-16 halves images four times and takes at least {_SMALLEST_IMAGE} pixels in "
+            f"height and width, got {tuple(images.shape[2:])}"
+        )

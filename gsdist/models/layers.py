@@ -1,8 +1,9 @@
 """Hold what the CIFAR networks share: 3x3 convolutions and their initialisation."""
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-__all__ = ["conv3x3", "initialise_convolutions"]
+__all__ = ["ChannelPadding", "conv3x3", "initialise_convolutions"]
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
@@ -15,3 +16,24 @@ def initialise_convolutions(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class ChannelPadding(nn.Module):
+    """Take every `stride`-th row and column and add zero channels on both sides.
+
+    Args:
+        before: zero channels before the input's.
+        after: zero channels behind them.
+        stride: of rows and columns.
+    """
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.before = before
+        self.after = after
+        self.stride = stride
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn `(N, C, H, W)` into `(N, before + C + after, H / stride, W / stride)`."""
+        strided = features[:, :, :: self.stride, :: self.stride]
+        return F.pad(strided, (0, 0, 0, 0, self.before, self.after))

@@ -10,10 +10,12 @@ from typing import Any, get_args
 from torch import nn
 
 from gsdist.errors import ConfigError
+from gsdist.models.cifar_densenet import CifarDenseNet
 from gsdist.models.cifar_resnet import CifarResNet, Shortcut, check_shortcut
 from gsdist.models.cifar_vgg import CifarVgg16
 from gsdist.models.mobilenet import HalfMobileNetV2
 from gsdist.models.normalization import Normalization, replace_batch_norm
+from gsdist.models.preactivation_resnet import PreActivationResNet
 from gsdist.models.small_vgg import SmallVgg13
 from gsdist.models.staged import StagedNetwork
 from gsdist.models.wide_resnet import WideResNet
@@ -51,6 +53,7 @@ _SMALL_STAGED_NETWORKS: MappingProxyType[str, Callable[..., nn.Module]] = Mappin
         "vgg13-cifar": SmallVgg13,
         "mobilenetv2-half": HalfMobileNetV2,
         "mobilenetv2-half-stride2": partial(HalfMobileNetV2, stem_stride=2),
+        "preresnet164": partial(PreActivationResNet, 164),
         "shufflenetv1": partial(_shufflenet, "ShuffleNetV1"),
         "shufflenetv2": partial(_shufflenet, "ShuffleNetV2"),
         "shufflenetv2-stem3": partial(_shufflenet, "ShuffleNetV2", stem_kernel=3),
@@ -98,9 +101,10 @@ def build_model(
     Args:
         name: `resnet{8,14,20,32,44,56,110}`, `resnet{8,32}x4`, `resnet8-narrow`, `resnet50-cifar`,
             `wrn-D-K`, `vgg{13,16}-cifar`, `mobilenetv2-half` (stem of stride 1) or
-            `mobilenetv2-half-stride2`, `shufflenetv1`, `shufflenetv2`, `shufflenetv2-stem3` or
-            `shufflenetv2-half-stem3` (stem of size 3), `mlp` (one hidden layer of 64, for 8x8 digits
-            and tests), or the name of a classification model of torchvision.
+            `mobilenetv2-half-stride2`, `densenet40-cifar`, `preresnet164`, `shufflenetv1`,
+            `shufflenetv2`, `shufflenetv2-stem3` or `shufflenetv2-half-stem3` (stem of size 3),
+            `mlp` (one hidden layer of 64, for 8x8 digits and tests), or the name of a classification
+            model of torchvision.
         num_classes: number of outputs.
         in_channels: channels of the images; torchvision's models take 3.
         image_size: height and width of the images; needed by `mlp` and torchvision's `vit_*`.
@@ -187,6 +191,8 @@ def _build(
         return _SMALL_STAGED_NETWORKS[name](num_classes, in_channels=in_channels)
     if name == "vgg16-cifar":
         return CifarVgg16(num_classes, in_channels=in_channels)
+    if name == "densenet40-cifar":
+        return CifarDenseNet(40, num_classes, in_channels=in_channels)
     if name == "resnet50-cifar":
         from gsdist.models.torchvision_resnet import TorchvisionResNet
 
@@ -238,6 +244,7 @@ def _own_names() -> tuple[str, ...]:
         *_COMMON_WIDE_RESNETS,
         *_SMALL_STAGED_NETWORKS,
         "vgg16-cifar",
+        "densenet40-cifar",
         "mlp",
     )
 

@@ -33,7 +33,9 @@ class TrainConfig:
     lr_warmup_steps: int = 0
     """Steps over which the learning rate rises linearly to its peak."""
     milestones: tuple[float, ...] = (0.5, 0.75)
-    """multistep: fractions of the run after which the learning rate is divided by 10."""
+    """multistep: fractions of the run after which the learning rate falls."""
+    milestone_factor: float = 0.1
+    """multistep: what the learning rate is then multiplied by."""
     momentum: float = 0.9
     """Momentum of SGD."""
     nesterov: bool = False
@@ -112,7 +114,7 @@ class TrainConfig:
         self.outer_step()
         for name in ("lr_warmup_steps", "data_workers", "checkpoint_every", "weight_decay"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        for name in ("learning_rate", "bucket_cap_mb", "timeout"):
+        for name in ("learning_rate", "milestone_factor", "bucket_cap_mb", "timeout"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "in 0..2**32-1")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")

@@ -21,11 +21,13 @@ from gsdist.errors import CheckpointError, UnsupportedSetup
 from gsdist.integrations.ddp import ReducerState, attach
 from gsdist.integrations.outer_step import OuterStep
 from gsdist.reducers import DenseConfig, ExchangeStatistics, ReducerConfig
+from gsdist.training.callback import Callback
 from gsdist.training.config import TrainConfig
 from gsdist.training.launch import detect_launch
 from gsdist.training.schedule import make_scheduler
 from gsdist.training.stopwatch import Stopwatch
 from gsdist.workloads import LayoutChange, LossParts, Workload
+from gsdist.workloads.pruning import clear_masked_state
 
 __all__ = ["Learner"]
 
@@ -43,6 +45,7 @@ class Learner:
         *,
         total_steps: int,
         stopwatch: Stopwatch,
+        callback: Callback,
         device: torch.device,
     ) -> None:
         """Build everything. Collectives: those of DDP's construction and of `attach`, or of `OuterStep`."""
@@ -51,12 +54,15 @@ class Learner:
         self._reducer = reducer
         self._total_steps = total_steps
         self._stopwatch = stopwatch
+        self._callback = callback
         self._device = device
         self._dtype = _AUTOCAST[config.amp]
         self.learning_rate = 0.0
         """Learning rate of the last step."""
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
-        self._wrap(workload.build_model())
+        model = workload.build_model()
+        callback.begin(model)
+        self._wrap(model)
 
     def _wrap(self, model: nn.Module) -> None:
         # DDP's advice about 1x1 convolutions, whose strides say nothing; nobody can act on it.
@@ -71,9 +77,14 @@ class Learner:
         )
         self._ddp = None if self._outer else self._make_ddp(model)
         self._exchange = self._outer or self._attach()
-        self._exchange.set_replicated_loss(lambda: self._workload.replicated_loss(self.model))
+        self._exchange.set_replicated_loss(self._replicated_loss)
         self._mask: Mapping[str, Tensor] | None = None
-        self._update_mask()
+        self.update_mask()
+
+    def _replicated_loss(self) -> Tensor | None:
+        terms = (self._workload.replicated_loss(self.model), self._callback.replicated_loss())
+        given = [term for term in terms if term is not None]
+        return torch.stack(given).sum() if given else None
 
     def _make_ddp(self, model: nn.Module) -> DistributedDataParallel:
         return DistributedDataParallel(
@@ -112,8 +123,8 @@ class Learner:
             self._workload.after_step(self.model, number)
             change = self._workload.layout_change(self.model, number)
             if change is not None:
-                self._change_layout(change)
-            self._update_mask()
+                self.change_layout(change)
+            self.update_mask()
         return terms
 
     def _gradients(self, batches: list[Any]) -> dict[str, Tensor]:
@@ -144,13 +155,32 @@ class Learner:
 
     # ---- what a workload changes --------------------------------------------------------------------
 
-    def _update_mask(self) -> None:
-        mask = self._workload.coordinate_mask(self.model)
+    def update_mask(self) -> None:
+        """Ask workload and callback which coordinates are trained, and clear all state of the others.
+
+        Raises:
+            UnsupportedSetup: both name some.
+        """
+        mask, more = self._workload.coordinate_mask(self.model), self._callback.coordinate_mask()
+        if mask is not None and more is not None:
+            raise UnsupportedSetup(
+                f"the workload {self._workload.name!r} leaves coordinates untrained itself, so it cannot be "
+                "pruned"
+            )
+        mask = more if mask is None else mask
         if mask is not self._mask:
             self._exchange.set_mask(mask)
+            clear_masked_state(self._optimizer, dict(self.model.named_parameters()), mask)
             self._mask = mask
 
-    def _change_layout(self, change: LayoutChange) -> None:
+    def change_layout(self, change: LayoutChange) -> None:
+        """Let a smaller model take over; momentum, residual and the like are cut to it.
+
+        Raises:
+            UnsupportedSetup: with outer steps or nodes.
+
+        Collectives: those of building everything anew; some all-reduces.
+        """
         if not isinstance(self._exchange, ReducerState) or self._config.node_size is not None:
             raise UnsupportedSetup(
                 "the workload makes the model smaller, and with node_size or outer_interval the state of "
@@ -256,7 +286,7 @@ class Learner:
         self._scheduler.load_state_dict(replicated["scheduler"])
         self._scaler.load_state_dict(replicated["scaler"])
         self._exchange.load_state_dict(exchange)
-        self._update_mask()
+        self.update_mask()
 
 
 def _nodes(config: TrainConfig) -> Nodes | None:
@@ -288,7 +318,7 @@ def _cut(tensor: Tensor, kept: tuple[Tensor | None, ...]) -> Tensor:
     """Keep the given indices of each dimension; None keeps all."""
     for dimension, indices in enumerate(kept):
         if indices is not None:
-            tensor = tensor.index_select(dimension, indices)
+            tensor = tensor.index_select(dimension, indices.to(tensor.device))
     return tensor.clone()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from gsdist.errors import ConfigError
 from gsdist.reducers import REDUCER_CONFIGS, ReducerConfig
 from gsdist.training.config import TrainConfig
+from gsdist.workloads.pruning import PruningConfig
 
 __all__ = ["AutoConfig", "RunConfig", "flatten"]
 
@@ -34,6 +35,8 @@ class RunConfig:
     workload_name: str
     workload: Any
     """The workload's own configuration, a dataclass instance."""
+    pruning: PruningConfig | None = None
+    """How the model is pruned while it is trained, if it is."""
 
     @property
     def reducer_name(self) -> str:
@@ -66,17 +69,20 @@ class RunConfig:
 
     def tables(self) -> dict[str, dict[str, Any]]:
         """Return one table per component, values as JSON and TOML know them, unset ones left out."""
-        return {
+        tables = {
             "workload": _plain({"name": self.workload_name, **asdict(self.workload)}),
             "reducer": _plain({"name": self.reducer_name, **asdict(self.reducer)}),
             "train": _plain(asdict(self.train)),
         }
+        if self.pruning is not None:
+            tables["pruning"] = _plain(asdict(self.pruning))
+        return tables
 
     def course(self) -> dict[str, Any]:
         """Return, flat, the settings that decide the course of the run; a resumed run must share them."""
         tables = self.tables()
         dropped = set(_BOOKKEEPING)
-        if self.train.schedule == "constant":
+        if self.train.schedule == "constant" and self.pruning is None:
             dropped |= {"epochs", "steps"}  # then a run may be made longer
         elif self.train.steps is not None:
             dropped |= {"epochs"}

@@ -10,8 +10,6 @@ from gsdist.training.config import TrainConfig
 
 __all__ = ["learning_rate_factor", "make_scheduler"]
 
-_MILESTONE_FACTOR = 0.1
-
 
 def learning_rate_factor(step: int, *, config: TrainConfig, total_steps: int) -> float:
     """Return the learning rate of `step` (counted from 0) as a share of its peak."""
@@ -21,7 +19,7 @@ def learning_rate_factor(step: int, *, config: TrainConfig, total_steps: int) ->
         return 1.0
     if config.schedule == "multistep":
         passed = sum(step >= mark * total_steps for mark in config.milestones)
-        return float(_MILESTONE_FACTOR**passed)
+        return float(config.milestone_factor**passed)
     span = max(1, total_steps - config.lr_warmup_steps)
     done = min(1.0, (step - config.lr_warmup_steps) / span)
     return 0.5 * (1.0 + math.cos(math.pi * done))

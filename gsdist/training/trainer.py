@@ -18,6 +18,7 @@ from gsdist.training import metrics, randomness
 from gsdist.training.device import to_device
 from gsdist.training.learner import Learner
 from gsdist.training.progress import open_progress
+from gsdist.training.pruning import open_callback
 from gsdist.training.run_config import RunConfig, flatten
 from gsdist.training.sampling import EvaluationShard, TrainingBatches
 from gsdist.training.stopwatch import Stopwatch
@@ -71,6 +72,8 @@ class Trainer:
             exchange = run.exchange()
             self._open_data()
             self._total_steps = config.steps or config.epochs * self._steps_per_epoch
+            epochs = math.ceil(self._total_steps / self._steps_per_epoch)
+            self._callback = open_callback(run, workload, epochs)
             randomness.seed_everything(config.seed)
         self._learner = Learner(
             workload,
@@ -78,6 +81,7 @@ class Trainer:
             exchange,
             total_steps=self._total_steps,
             stopwatch=self._stopwatch,
+            callback=self._callback,
             device=device,
         )
         # Dropout and augmentation draw from sources that differ between workers.
@@ -122,6 +126,9 @@ class Trainer:
         Collectives: those of the exchange in every step; a few all-reduces per record and evaluation.
         """
         resumed = self._resume()
+        if resumed is None:
+            self._callback.train_begins()
+            self._learner.update_mask()
         self._open_outputs(resumed)
         try:
             results = None
@@ -154,11 +161,27 @@ class Trainer:
             due = epoch_ended if config.evaluate_every is None else False
             if config.evaluate_every is not None:
                 due = self._step % config.evaluate_every == 0
-            results = self._evaluate() if due or done else None
+            unmasked = {}
+            if self._callback.active and (epoch_ended or done):
+                unmasked = self._end_epoch(evaluate=due or done)
+            results = self._evaluate(unmasked) if due or done else None
             if config.checkpoint_every and (self._step % config.checkpoint_every == 0 or done):
                 self._save()
             if done or epoch_ended:
                 return results
+
+    def _end_epoch(self, *, evaluate: bool) -> dict[str, float]:
+        """Let the callback act; return the metrics before, if wanted. Collectives: buffers, and its own."""
+        before = self._run.pruning is not None and self._run.pruning.evaluate_unmasked
+        results = self._measure() if evaluate and before else {}
+        with self._stopwatch.phase("callback"):
+            self._learner.share_buffers()
+            finished = self._epoch if self._batch else self._epoch - 1
+            change = self._callback.epoch_ended(finished)
+            if change is not None:
+                self._learner.change_layout(change)
+            self._learner.update_mask()
+        return {f"unmasked_{name}": value for name, value in results.items()}
 
     def _advance(self) -> None:
         self._step += 1
@@ -183,8 +206,17 @@ class Trainer:
 
     # ---- evaluation and records ---------------------------------------------------------------------
 
-    def _evaluate(self) -> dict[str, float]:
-        """Evaluate on all ranks and record the metrics. Collectives: buffers; one all-reduce."""
+    def _evaluate(self, more: dict[str, float] | None = None) -> dict[str, float]:
+        """Measure, and record it with `more`. Collectives: as `_measure`."""
+        results = self._measure()
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
+        results |= {**(more or {}), **self._callback.measures()}
+        self._record({"kind": "evaluation", **results})
+        self._progress.note(f"step {self._step}: evaluation  {shown}")
+        return results
+
+    def _measure(self) -> dict[str, float]:
+        """Evaluate on all ranks. Collectives: buffers; one all-reduce."""
         with self._stopwatch.phase("evaluate"):
             self._learner.share_buffers()
             loader = DataLoader(
@@ -207,14 +239,10 @@ class Trainer:
             names = sorted(shares)
             sums = torch.tensor([shares[name] for name in names], dtype=torch.float64)
             dist.all_reduce(sums)
-        results = {
+        return {
             name: total / max(1.0, count)
             for name, (total, count) in zip(names, sums.tolist(), strict=True)
         }
-        self._record({"kind": "evaluation", **results})
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
-        self._progress.note(f"step {self._step}: evaluation  {shown}")
-        return results
 
     def _log_training(self) -> float:
         """Record the mean loss since the last record. Collectives: one all-reduce."""
@@ -306,6 +334,8 @@ class Trainer:
             directory = self._config.run_dir
             summary.curves.update(curves_of(metrics.read_records(directory / metrics.FILE_NAME)))
             _write(directory / SUMMARY_FILE, summary.to_json())
+            for name, text in self._callback.files().items():
+                _write(directory / name, text)
             if self._config.save_model is not None:
                 self._config.save_model.parent.mkdir(parents=True, exist_ok=True)
                 torch.save(self._learner.model.state_dict(), self._config.save_model)
@@ -320,6 +350,7 @@ class Trainer:
                 self._step,
                 replicated={
                     "learner": self._learner.replicated_state(),
+                    "callback": self._callback.state_dict(),
                     "position": {"step": self._step, "epoch": self._epoch, "batch": self._batch},
                 },
                 own={
@@ -340,6 +371,10 @@ class Trainer:
         if found is None:
             return None
         replicated, own = self._store.load(found)
+        if self._callback.active:
+            change = self._callback.load_state_dict(replicated["callback"])
+            if change is not None:
+                self._learner.change_layout(change)
         self._learner.load_state(replicated["learner"], own["exchange"])
         position = replicated["position"]
         self._step, self._epoch, self._batch = (

@@ -15,7 +15,7 @@ from gsdist.workloads.classification import ClassificationConfig, Classification
 from gsdist.workloads.contract import LossParts
 from gsdist.workloads.distillation import hierarchical
 from gsdist.workloads.distillation.rotations import rotated_views
-from gsdist.workloads.distillation.weights import load_weights, verified_hash
+from gsdist.workloads.weights import load_weights, verified_hash
 
 __all__ = ["HsakdTeacherConfig", "HsakdTeacherWorkload"]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gsdist.errors import CheckpointError, ConfigError
 from gsdist.models import StagedNetwork, build_staged_model, check_staged_model
 from gsdist.workloads.classification import ClassificationConfig, ClassificationWorkload
-from gsdist.workloads.distillation.weights import read_weights, verified_hash
+from gsdist.workloads.weights import read_weights, verified_hash
 
 __all__ = ["LinearProbe", "LinearTransferConfig", "LinearTransferWorkload"]
 

@@ -12,7 +12,7 @@ from gsdist.errors import ConfigError
 from gsdist.models import build_model, check_model
 from gsdist.workloads.classification import ClassificationConfig, ClassificationWorkload
 from gsdist.workloads.distillation.checks import require_positive
-from gsdist.workloads.distillation.weights import frozen_network, verified_hash
+from gsdist.workloads.weights import frozen_network, verified_hash
 
 __all__ = ["StudentConfig", "StudentWorkload"]
 

@@ -22,6 +22,12 @@ def test_cosine_falls_from_the_peak_to_zero() -> None:
     assert factors(config, [20, 40, 60, 100], 100) == pytest.approx(expected, abs=1e-12)
 
 
+def test_multistep_multiplies_by_its_factor_at_each_milestone() -> None:
+    config = TrainConfig(schedule="multistep", milestones=(0.5, 0.75), milestone_factor=0.2)
+    expected = [1.0, 1.0, 0.2, 0.04]
+    assert factors(config, [0, 49, 50, 75], 100) == pytest.approx(expected)
+
+
 def test_multistep_divides_by_ten_at_each_milestone() -> None:
     config = TrainConfig(schedule="multistep", milestones=(0.5, 0.75))
     assert factors(config, [49, 50, 74, 75, 99], 100) == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])

@@ -1,0 +1,1 @@
+"""Compare pruning methods: accuracy, size and speed of the small networks that are left."""
