@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.distillation.acceptance import METHODS, Result, check
+from benchmarks.distillation.experiments import CIFAR10, DIGITS
 from benchmarks.distillation.published import PUBLISHED, compare, table
+from benchmarks.distillation.result import Result
 from gsdist.training import RunSummary
 from gsdist.workloads.distillation.presets import PAIRS
 
@@ -15,13 +16,18 @@ def results(**means: float) -> dict[str, Result]:
     base = {"baseline": 80.0, "kd": 84.0, "kd_rotations": 90.0, "hsakd": 91.0, "compressed": 90.5}
     base |= means
     return {
-        method: Result(accuracies=[value - 1, value, value + 1], compression=[12.0] * 3)
-        for method, value in zip(METHODS, base.values(), strict=True)
+        method: result([value - 1, value, value + 1])
+        for method, value in zip(DIGITS.methods, base.values(), strict=True)
     }
 
 
+def result(accuracies: list[float], compression: float = 12.0) -> Result:
+    repeated = {"compression": [compression] * len(accuracies), "seconds": [1.0] * len(accuracies)}
+    return Result(accuracies=accuracies, **repeated)
+
+
 def failing(**means: float) -> list[str]:
-    return [name for name, holds in check(results(**means)).items() if not holds]
+    return [name for name, holds in DIGITS.check(results(**means)).items() if not holds]
 
 
 def test_expectations_hold_and_fail_one_by_one() -> None:
@@ -31,14 +37,18 @@ def test_expectations_hold_and_fail_one_by_one() -> None:
     assert failing(compressed=89.9) == ["gs-sgd is within 1 point of dense"]
     assert "hsakd beats baseline in four seeds of five" in failing(hsakd=79.0)
     assert "hsakd is at least 3 points above baseline" in failing(hsakd=82.0)
-    few = results() | {"hsakd with gs-sgd": Result(accuracies=[91.0], compression=[9.9])}
-    assert not check(few)["gs-sgd sends at most a tenth"]
+    few = results() | {"hsakd with gs-sgd": result([91.0], compression=9.9)}
+    assert not DIGITS.check(few)["gs-sgd sends at most a tenth"]
+
+
+def test_on_cifar10_the_order_is_expected() -> None:
+    rows = {"baseline": result([60.0]), "kd": result([62.0]), "hsakd": result([61.0])}
+    assert list(CIFAR10.check(rows).values()) == [False, True]
+    assert all(CIFAR10.check(rows | {"hsakd": result([63.0])}).values())
 
 
 def test_wins_are_counted_in_pairs() -> None:
-    one = Result(accuracies=[1.0, 5.0, 3.0], compression=[1.0])
-    other = Result(accuracies=[2.0, 4.0, 3.0], compression=[1.0])
-    found = one.to_mapping(other)
+    found = result([1.0, 5.0, 3.0]).to_mapping(result([2.0, 4.0, 3.0]))
     assert (found["mean"], found["sd"], found["wins"]) == (3.0, 2.0, 1)
 
 
