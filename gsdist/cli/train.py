@@ -45,6 +45,7 @@ _WORKLOADS: dict[str, tuple[Any, Any]] = {
     "linear-transfer": (distillation.LinearTransferConfig, distillation.LinearTransferWorkload),
     "mcl": (distillation.MclConfig, distillation.MclWorkload),
     "mcl-memory-bank": (distillation.MclMemoryBankConfig, distillation.MclMemoryBankWorkload),
+    "mcl-moco": (distillation.MclMocoConfig, distillation.MclMocoWorkload),
 }
 _DEFAULT_REDUCER = "gs-sgd"
 _REDUCERS: dict[str, Any] = {**REDUCER_CONFIGS, "auto": AutoConfig}
@@ -69,6 +70,7 @@ workloads:
   hssakd-online    two networks with branches that teach each other
   mcl              networks that contrast each other's embeddings of the batch
   mcl-memory-bank  the same with remembered embeddings
+  mcl-moco         the same without labels, by momentum contrast
   linear-transfer  a linear classifier on the features of a trained network
 
 `gsdist train WORKLOAD --help` lists the options.

@@ -84,6 +84,8 @@ class ClassificationWorkload(Workload):
 
     name = "classification"
     primary_metric = "accuracy"
+    crops_on_device = False
+    """Whether `prepare_batch` cuts folder images at random, instead of the data set when it reads them."""
 
     def __init__(self, config: ClassificationConfig) -> None:
         self.config = config
@@ -168,7 +170,7 @@ class ClassificationWorkload(Workload):
             config.data_root,
             subset=config.train_subset,
             image_size=config.image_size,
-            random_crop=config.augment,
+            random_crop=config.augment and not self.crops_on_device,
         )
         if config.train_per_class is None:
             return data

@@ -24,6 +24,8 @@ from gsdist.workloads.distillation import (
     MclConfig,
     MclMemoryBankConfig,
     MclMemoryBankWorkload,
+    MclMocoConfig,
+    MclMocoWorkload,
     MclWorkload,
 )
 from gsdist.workloads.distillation.contrast import ContrastRows, contrast_terms
@@ -65,11 +67,14 @@ def make_workload(name: str, teacher: Path) -> tuple[Any, Workload]:
     if name == "mcl-memory-bank":
         config = MclMemoryBankConfig(negatives=16, **SMALL)
         return config, MclMemoryBankWorkload(config)
+    if name == "mcl-moco":
+        config = MclMocoConfig(queue_length=32, **SMALL)
+        return config, MclMocoWorkload(config)
     config = MclConfig(**SMALL)
     return config, MclWorkload(config)
 
 
-AS_ONE_PROCESS = ("hsakd-teacher", "hsakd-student", "hssakd-online", "mcl")
+AS_ONE_PROCESS = ("hsakd-teacher", "hsakd-student", "hssakd-online", "mcl", "mcl-moco")
 
 
 def write_teacher(path: Path) -> None:
@@ -92,7 +97,7 @@ def plain_loop(name: str, teacher: Path) -> dict[str, Tensor]:
         dealing = {"batch_size": 8, "rank": rank, "world_size": WORLD_SIZE, "seed": TRAIN.seed}
         ranks.append(workload.training_batches(**dealing) or TrainingBatches(len(data), **dealing))
     batches = zip(*ranks, strict=True)
-    for _ in range(4):
+    for step in range(1, 5):
         items = [data[index] for batch in next(batches) for index in batch]
         images, labels = (
             torch.stack([image for image, _ in items]),
@@ -102,6 +107,7 @@ def plain_loop(name: str, teacher: Path) -> dict[str, Tensor]:
         workload.loss(model, prepared).total.backward()
         optimizer.step()
         optimizer.zero_grad()
+        workload.after_step(model, step)
     return model.state_dict()
 
 

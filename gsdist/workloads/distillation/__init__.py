@@ -15,6 +15,7 @@ from gsdist.workloads.distillation.mcl_memory_bank import (
     MclMemoryBankConfig,
     MclMemoryBankWorkload,
 )
+from gsdist.workloads.distillation.mcl_moco import MclMocoConfig, MclMocoWorkload
 
 __all__ = [
     "DistConfig",
@@ -34,5 +35,7 @@ __all__ = [
     "MclConfig",
     "MclMemoryBankConfig",
     "MclMemoryBankWorkload",
+    "MclMocoConfig",
+    "MclMocoWorkload",
     "MclWorkload",
 ]

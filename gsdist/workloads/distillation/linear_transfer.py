@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gsdist.errors import CheckpointError, ConfigError
 from gsdist.models import StagedNetwork, build_staged_model, check_staged_model
 from gsdist.workloads.classification import ClassificationConfig, ClassificationWorkload
-from gsdist.workloads.distillation.weights import read_weights, verified_hash
+from gsdist.workloads.distillation.weights import fix_weights, read_weights
 
 __all__ = ["LinearProbe", "LinearTransferConfig", "LinearTransferWorkload"]
 
@@ -39,8 +39,7 @@ class LinearTransferConfig(ClassificationConfig):
         """
         ClassificationConfig.__post_init__(self)
         check_staged_model(self.model, norm=self.norm, shortcut=self.shortcut)
-        if self.weights is not None:
-            object.__setattr__(self, "sha256", verified_hash(self.weights, self.sha256))
+        fix_weights(self, "weights", "sha256")
 
 
 class LinearProbe(nn.Module):

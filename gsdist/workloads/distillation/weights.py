@@ -11,12 +11,30 @@ from torch import Tensor, nn
 from gsdist.data.download import file_sha256
 from gsdist.errors import CheckpointError
 
-__all__ = ["frozen_network", "load_weights", "read_weights", "verified_hash"]
+__all__ = ["fix_weights", "frozen_network", "load_weights", "read_weights"]
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def verified_hash(path: Path, expected: str | None) -> str:
+def fix_weights(config: object, weights: str, sha256: str) -> None:
+    """Make the SHA-256 of a file of weights a setting, or check it where it already is one.
+
+    As a setting it is compared between ranks, kept with the run and checked on a resume.
+
+    Args:
+        config: a frozen dataclass under construction.
+        weights: name of its field that names the file; nothing happens where that is None.
+        sha256: name of its field for the hash.
+
+    Raises:
+        CheckpointError: the file cannot be read, or has another hash than the one expected.
+    """
+    path = getattr(config, weights)
+    if path is not None:
+        object.__setattr__(config, sha256, _verified_hash(path, getattr(config, sha256)))
+
+
+def _verified_hash(path: Path, expected: str | None) -> str:
     """Return the SHA-256 of a file of weights.
 
     Raises:
