@@ -16,12 +16,14 @@ import torch
 from benchmarks.distillation.experiments import CIFAR10, DIGITS, Experiment
 from benchmarks.distillation.published import compare, table
 from benchmarks.distillation.result import Result
+from benchmarks.distillation.step_cost import BOUND, measure
 from benchmarks.distillation.students import run_all
 from benchmarks.output import begin, write_report
 from gsdist.training import RunSummary, detect_launch, process_group
 from gsdist.training.summary import read_summaries
 
 SCHEMA = 2
+_ROUNDS = 40
 _SIZES = {
     "seeds": "repetitions with other images, weights and order",
     "per_class": "images of each class that students learn from",
@@ -37,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.runs:
         print(table(compare(run for path in options.runs for run in read_summaries(path))))
         return 0
+    if options.step_cost:
+        return _compare_steps(options.json)
     experiment = _sized(CIFAR10 if options.cifar10 else DIGITS, options)
     torch.set_num_threads(1)
     environment, out = begin(options.json, threads=1)
@@ -71,6 +75,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if all(verdicts.values()) else 1
 
 
+def _compare_steps(target: str | None) -> int:
+    torch.set_num_threads(1)
+    environment, out = begin(target, threads=1)
+    with _folder(None) as folder, process_group(detect_launch(), timedelta(minutes=5)):
+        found = measure(_ROUNDS, folder)
+    for name, seconds in found["median_seconds"].items():
+        print(f"{name:8} {1000 * seconds:8.1f} ms", file=out)
+    print(f"ratio {found['ratio']:.3f}, at most {BOUND} wanted", file=out)
+    write_report({"schema": SCHEMA, "environment": environment, **found}, target)
+    return 0 if found["ratio"] <= BOUND else 1
+
+
 def _train_all(experiment: Experiment, folder: Path) -> dict[str, list[RunSummary]]:
     summaries: dict[str, list[RunSummary]] = defaultdict(list)
     with process_group(detect_launch(), timedelta(minutes=5)):
@@ -102,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("--acceptance", action="store_true", help="few-shot digits, a few minutes")
     action.add_argument(
         "--cifar10", action="store_true", help="10,000 images of CIFAR-10, an hour of one core"
+    )
+    action.add_argument(
+        "--step-cost",
+        action="store_true",
+        help="time an HSAKD student's step against the same passes by hand, a minute on an idle machine",
     )
     action.add_argument(
         "--runs",
