@@ -1,16 +1,12 @@
 """`gsdist train` and the examples under mpirun, against the same under torchrun on gloo."""
 
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from gsdist.training.summary import read_summaries
-from tests.distributed.mpi_job import ROOT, TIME_LIMIT, require_mpi, run_job
+from tests.distributed.mpi_job import losses, require_mpi, run_job, torchrun
 
 require_mpi()
 
@@ -24,23 +20,6 @@ GS_SGD = [
     *("--reducer", "gs-sgd", "--reducer.min-numel", "100", "--reducer.compression", "8"),
     *("--reducer.wire-dtype", "float32"),
 ]
-
-
-def losses(run: Path) -> list[float]:
-    records = map(json.loads, (run / "metrics.jsonl").open())
-    return [record["loss"] for record in records if record["kind"] == "train"]
-
-
-def torchrun(world_size: int, command: list[str]) -> "subprocess.CompletedProcess[str]":
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
-    return subprocess.run(
-        [sys.executable, *launcher, *command],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=TIME_LIMIT,
-    )
 
 
 @pytest.mark.timeout(240)
