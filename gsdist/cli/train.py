@@ -278,6 +278,11 @@ def _parse_file(
         raise
 
 
+def _compression_of(summary: RunSummary) -> str:
+    parts = ", ".join(f"{name} {value:.1f}x" for name, value in summary.compression_of.items())
+    return f"of it {parts}\n" if parts else ""
+
+
 def _print_summary(summary: RunSummary, train: TrainConfig, json_target: str | None) -> None:
     if json_target == "-":
         print(summary.to_json(), end="")
@@ -289,5 +294,6 @@ def _print_summary(summary: RunSummary, train: TrainConfig, json_target: str | N
         f"({summary.steps_per_s:.2f} steps/s) on {summary.world_size} worker(s)\n"
         f"payload {summary.payload_bytes_run:,} bytes, dense {summary.dense_bytes_run:,} bytes: "
         f"{summary.compression:.1f}x compression over the whole run\n"
+        f"{_compression_of(summary)}"
         f"summary, metrics and settings in {train.run_dir}"
     )

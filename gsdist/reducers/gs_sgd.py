@@ -274,6 +274,16 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
             self._take_out_owed(segment, kept)
         return kept if self._mask is None else kept.mul_(self._mask)
 
+    def _numbers_of(self, update: Update) -> dict[str, int]:
+        numbers = super()._numbers_of(update)
+        for name, factors in self._refreshed.items():
+            numbers[name] = sum(factor.numel() for factor in factors)
+        if self._chosen is not None:
+            taken = torch.zeros_like(self._age)
+            taken[self._chosen[0]] = 1.0
+            numbers |= {name: int(part.sum()) for name, part in self._split(taken).items()}
+        return numbers
+
     def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
         """Zero masked coordinates of residual and momentum now and of gradients from now on."""
         self._settle()

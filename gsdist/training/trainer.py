@@ -292,6 +292,7 @@ class Trainer:
             config=self._run.tables(),
             config_hash=self._run.fingerprint(),
             versions={"gsdist": gsdist.__version__, "torch": torch.__version__},
+            compression_of=self._learner.compression_of(),
         )
         if self._rank == 0:
             directory = self._config.run_dir

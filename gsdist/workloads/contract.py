@@ -156,6 +156,10 @@ class Workload(abc.ABC):
         """Return how the training set is dealt out in batches, or None for a plain shuffle."""
         return None
 
+    def part_of(self, parameter: str) -> str | None:
+        """Name the part of the model, of those whose compression is reported apart, that holds it."""
+        return None
+
     def replicated_loss(self, model: nn.Module) -> Tensor | None:
         """Return a scalar that depends on parameters only, or None.
 

@@ -35,6 +35,9 @@ def expect_learning(run: Path) -> list[float]:
     (summary,) = read_summaries(run)
     assert (summary.world_size, summary.reducer, len(curve)) == (2, "gs-sgd", 40)
     assert summary.compression > 2
+    # The branches have the larger matrices, which compress better.
+    apart = summary.compression_of
+    assert 1 < apart["backbone"] < summary.compression < apart["branches"]
     assert sum(curve[-5:]) < 0.9 * sum(curve[:5])
     return curve
 
