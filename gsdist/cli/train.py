@@ -43,6 +43,10 @@ _WORKLOADS: dict[str, tuple[Any, Any]] = {
     "hsakd-student": (distillation.HsakdStudentConfig, distillation.HsakdStudentWorkload),
     "hssakd-online": (distillation.HssakdOnlineConfig, distillation.HssakdOnlineWorkload),
     "linear-transfer": (distillation.LinearTransferConfig, distillation.LinearTransferWorkload),
+    "detection-transfer": (
+        distillation.DetectionTransferConfig,
+        distillation.DetectionTransferWorkload,
+    ),
     "mcl": (distillation.MclConfig, distillation.MclWorkload),
     "mcl-memory-bank": (distillation.MclMemoryBankConfig, distillation.MclMemoryBankWorkload),
     "mcl-moco": (distillation.MclMocoConfig, distillation.MclMocoWorkload),
@@ -72,6 +76,7 @@ workloads:
   mcl-memory-bank  the same with remembered embeddings
   mcl-moco         the same without labels, by momentum contrast
   linear-transfer  a linear classifier on the features of a trained network
+  detection-transfer  a detector of objects on the stages of a trained network
 
 `gsdist train WORKLOAD --help` lists the options.
 """

@@ -86,7 +86,7 @@ class StatisticsRecorder:
         self._skipped = state["skipped_steps"]
         self._payload = state["payload_bytes"]
         self._dense_bytes = state["dense_bytes"]
-        self._payload_of = dict(state["payload_bytes_of"])
+        self._payload_of = dict(state.get("payload_bytes_of", {}))  # unknown to earlier checkpoints
         self._seconds = dict(state["seconds"])
 
     def snapshot(self, *, residual_norm: float) -> ExchangeStatistics:

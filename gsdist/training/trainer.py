@@ -170,6 +170,7 @@ class Trainer:
             self._training_data,
             batch_sampler=self._batches,
             num_workers=self._config.data_workers,
+            collate_fn=self._workload.collate_function(),
             generator=randomness.generator_for(self._config.seed, _LOADER, self._rank, self._epoch),
         )
         for batch in loader:
@@ -190,6 +191,7 @@ class Trainer:
                     world_size=self._world_size,
                 ),
                 num_workers=self._config.data_workers,
+                collate_fn=self._workload.collate_function(),
                 generator=torch.Generator(),
             )
             prepared = (self._workload.prepare_batch(batch, training=False) for batch in loader)
