@@ -18,7 +18,10 @@ def main(arguments: Sequence[str]) -> int:
         "--strip",
         action="store_true",
         required=True,
-        help="drop the branches of hsakd-teacher or hsakd-student; the answers stay the same",
+        help="drop branches, and all but one of networks that learnt together; the answers stay the same",
+    )
+    parser.add_argument(
+        "--peer", type=int, default=1, help="which of several networks to keep (default: 1)"
     )
     parser.add_argument("input", type=Path, help="file of weights")
     parser.add_argument("output", type=Path, help="file to write, of the network alone")
@@ -26,11 +29,11 @@ def main(arguments: Sequence[str]) -> int:
 
     import torch
 
-    from gsdist.models.branches import strip_branches
+    from gsdist.models.branches import strip
     from gsdist.workloads.distillation.weights import read_weights
 
     state = read_weights(options.input)
-    kept = strip_branches(state)
+    kept = strip(state, peer=options.peer)
     torch.save(kept, options.output)
     before, after = (sum(value.numel() for value in part.values()) for part in (state, kept))
     print(f"{options.output}: {after:,} of {before:,} numbers")

@@ -203,8 +203,8 @@ def _options_class(
         "pair": option(
             str | None,
             None,
-            help="Distillation: begin with the published settings of TEACHER:STUDENT on CIFAR-100, "
-            f"one of {', '.join(PAIRS)}.",
+            help="Distillation: begin with the published settings of TEACHER:STUDENT, one of "
+            f"{', '.join(PAIRS)}; of mcl and hssakd-online NETWORK:NETWORK, such as wrn40-2:wrn40-2.",
         ),
         "reducer_name": option(names, reducer, name="reducer", help="How gradients are exchanged."),
         "workload": (

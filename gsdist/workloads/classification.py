@@ -39,7 +39,8 @@ class ClassificationConfig:
     data_root: str | None = None
     """Folder that holds the data; default GSDIST_DATA, then ~/.cache/gsdist/data."""
     image_size: int | None = None
-    """Height and width that folder images are cut to, default 224; other data has its own size."""
+    """Height and width that folder images are cut to, default 224, and tiny-imagenet is scaled to, default
+    64; other data has its own size."""
     train_subset: int | None = None
     """Train on this many images only; default all."""
     train_per_class: int | None = None

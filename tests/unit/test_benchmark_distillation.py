@@ -9,7 +9,7 @@ from benchmarks.distillation.experiments import CIFAR10, DIGITS
 from benchmarks.distillation.published import PUBLISHED, compare, table
 from benchmarks.distillation.result import Result
 from gsdist.training import RunSummary
-from gsdist.workloads.distillation.presets import PAIRS
+from gsdist.workloads.distillation.presets import PAIRS, PEERS
 
 
 def results(**means: float) -> dict[str, Result]:
@@ -74,7 +74,11 @@ def test_runs_stand_beside_the_published_row_of_their_pair() -> None:
             summary("kd", 0, [0.9], model="resnet20", teacher="resnet56", data="cifar10"),
         ]
     )
-    assert [row.published for row in rows] == ["73.73 .10", "69.62 .26", "-"]
+    assert [row.published for row in rows] == [
+        "hsakd 72.58 .33, hsakd* 73.73 .10",
+        "69.62 .26",
+        "-",
+    ]
     assert (rows[0].seeds, rows[0].last) == ([0, 1], pytest.approx([73, 75]))
     assert rows[0].best == pytest.approx([74, 75])
     text = table(rows)
@@ -82,5 +86,21 @@ def test_runs_stand_beside_the_published_row_of_their_pair() -> None:
     assert "resnet56:resnet20" in text
 
 
+def test_runs_of_peers_stand_beside_the_published_row_of_their_workload() -> None:
+    rows = compare(
+        [
+            summary("hssakd-online", 0, [0.8], model="wrn-40-2", data="cifar100"),
+            summary("mcl", 0, [0.7], model="wrn-40-2", data="cifar100", peers=2),
+            summary("mcl", 0, [0.9], model="resnet8", data="cifar10", peers=2),
+        ]
+    )
+    assert [row.published for row in rows] == [
+        "82.58 .21",
+        "2 peers 77.51 .42, 4 peers 78.84 .22",
+        "-",
+    ]
+
+
 def test_every_preset_has_published_accuracies() -> None:
-    assert set(PUBLISHED) == set(PAIRS)
+    peers = {f"{n}:{n} {workload}" for workload, names in PEERS.items() for n in names}
+    assert set(PUBLISHED) == set(PAIRS) | peers

@@ -45,8 +45,8 @@ def test_a_pair_begins_with_published_settings_that_options_change():
     assert (run.workload.model, run.workload.teacher) == ("mobilenetv2-half", "vgg13-cifar")
     assert (run.workload.data, run.train.batch_size) == ("cifar100", 64)
     assert (run.train.learning_rate, run.train.epochs, run.train.nesterov) == (0.01, 3, True)
-    with pytest.raises(ConfigError, match=r"pair='vgg13:mobilenetv2' is for kd"):
-        parse("classification", ["--pair", "vgg13:mobilenetv2"])
+    with pytest.raises(ConfigError, match=r"pair='vgg13:mobilenetv2' is for classification, kd"):
+        parse("mcl-moco", ["--pair", "vgg13:mobilenetv2"])
 
 
 @pytest.mark.parametrize(

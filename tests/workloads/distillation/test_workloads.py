@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from gsdist.errors import CheckpointError, ConfigError
-from gsdist.models import build_model, build_staged_model
-from gsdist.models.branches import BranchedNetwork, strip_branches
+from gsdist.models import build_model, build_staged_model, check_staged_model
+from gsdist.models.branches import BranchedNetwork, strip, strip_branches
 from gsdist.models.peers import ContrastPeers
 from gsdist.training import TrainConfig
 from gsdist.training.schedule import learning_rate_factor
@@ -32,7 +32,7 @@ from gsdist.workloads.distillation import (
     MclWorkload,
     hierarchical,
 )
-from gsdist.workloads.distillation.presets import PAIRS, preset
+from gsdist.workloads.distillation.presets import PAIRS, PEERS, preset
 from gsdist.workloads.distillation.rotations import rotated_views
 
 SMALL = {"data": "digits", "norm": "group", "augment": False}
@@ -258,6 +258,32 @@ def test_a_stripped_network_answers_as_before():
         strip_branches(state)
 
 
+@pytest.mark.parametrize("shared_stages", [0, 1, 2])
+def test_a_peer_on_its_own_answers_as_before(shared_stages):
+    networks = [build_staged_model("resnet8-narrow", num_classes=5) for _ in range(2)]
+    peers = ContrastPeers(networks, shared_stages=shared_stages)
+    peers(torch.randn(8, 3, 16, 16))  # moves the running statistics
+    images = torch.randn(2, 3, 16, 16)
+    answers = peers.eval()(images)
+    held = {f"peers.{name}": value for name, value in peers.state_dict().items()}
+    for state in (peers.state_dict(), held | {"banks.0.slots": torch.ones(2, 128)}):
+        for peer, answer in enumerate(answers):
+            alone = build_model("resnet8-narrow", num_classes=5)
+            alone.load_state_dict(strip(state, peer=peer + 1))
+            torch.testing.assert_close(alone.eval()(images), answer.logits)
+    with pytest.raises(ConfigError, match="there is no peer 3: these are the weights of 2 peers"):
+        strip(peers.state_dict(), peer=3)
+
+
+def test_a_peer_with_branches_loses_them():
+    workload = HssakdOnlineWorkload(HssakdOnlineConfig(model="resnet8-narrow", **SMALL))
+    model = workload.build_model()
+    plain = build_model("resnet8-narrow", num_classes=10, in_channels=1, norm="group")
+    plain.load_state_dict(strip(model.state_dict(), peer=2))
+    images = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(plain(images), model(images)[1].logits)
+
+
 # ---- published settings ---------------------------------------------------------------------------------
 
 
@@ -426,7 +452,33 @@ def test_networks_that_do_not_fit_are_refused(tmp_path):
 def test_pairs_are_for_their_own_workloads():
     assert preset("vgg13:mobilenetv2", "kd")[1]["learning_rate"] == 0.01
     assert preset("vgg13:mobilenetv2", "hsakd-teacher")[1]["learning_rate"] == 0.05
+    alone, _ = preset("vgg13:mobilenetv2", "classification")
+    assert alone == {"model": "mobilenetv2-half", "data": "cifar100"}
     with pytest.raises(ConfigError, match=r"unknown pair 'a:b'; expected one of wrn40-2:wrn16-2"):
         preset("a:b", "kd")
-    with pytest.raises(ConfigError, match=r"not 'mcl'"):
-        preset("vgg13:mobilenetv2", "mcl")
+    with pytest.raises(ConfigError, match=r"pair 'a:b' of mcl; expected one of resnet32:resnet32"):
+        preset("a:b", "mcl")
+    with pytest.raises(ConfigError, match=r"not 'linear-transfer'"):
+        preset("vgg13:mobilenetv2", "linear-transfer")
+
+
+@pytest.mark.parametrize("workload", PEERS)
+def test_peers_have_published_settings_that_can_be_built(workload):
+    for name, (model, _) in PEERS[workload].items():
+        settings, training = preset(f"{name}:{name}", workload)
+        assert settings == {"model": model, "data": "cifar100"}
+        check_staged_model(settings["model"])
+        TrainConfig(**training)
+    assert preset("resnet32:resnet32", "mcl")[1]["epochs"] == 300
+
+
+def test_the_pair_for_imagenet_has_its_own_recipe():
+    settings, training = preset("resnet34:resnet18", "hsakd-student")
+    assert settings == {"model": "resnet18", "teacher": "resnet34", "data": "imagenet"}
+    config = TrainConfig(**training)
+    rates = [
+        config.learning_rate * learning_rate_factor(e * 10, config=config, total_steps=1000)
+        for e in (0, 29, 30, 60, 90)
+    ]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001, 0.0001])
+    assert (config.nesterov, config.weight_decay, config.batch_size) == (False, 1e-4, 256)
