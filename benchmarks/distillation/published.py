@@ -106,7 +106,7 @@ def compare(runs: Iterable[RunSummary]) -> list[Row]:
 def _pair_of(run: RunSummary) -> str:
     """Name a run's networks as published, or otherwise by what they are."""
     settings = run.config["workload"]
-    teacher, student, data = settings.get("teacher"), settings["model"], settings["data"]
+    teacher, student, data = settings.get("teacher"), settings["model"], settings.get("data")
     if run.workload in PEERS:
         short = {model: name for name, (model, _) in PEERS[run.workload].items()}.get(student)
         if short is not None and data == "cifar100":

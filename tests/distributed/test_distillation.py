@@ -15,6 +15,8 @@ from gsdist.training import RunConfig, TrainConfig, Trainer
 from gsdist.training.sampling import TrainingBatches
 from gsdist.workloads import Workload
 from gsdist.workloads.distillation import (
+    DetectionTransferConfig,
+    DetectionTransferWorkload,
     HsakdStudentConfig,
     HsakdStudentWorkload,
     HsakdTeacherConfig,
@@ -204,6 +206,39 @@ def test_contrast_of_shards_averages_to_that_of_the_batch() -> None:
         torch.testing.assert_close(sum(parts) / WORLD_SIZE, expected, rtol=1e-12, atol=1e-12)
     # Contrasts within a rank alone would give ln(B/P - 1).
     assert shards[0][-1].item() == pytest.approx(math.log(8 - 1))
+
+
+class _HalfBlind(torch.nn.Module):
+    """Find the one object of an image, unless the image is dark."""
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        found = {"boxes": BOX, "labels": torch.tensor([3]), "scores": torch.ones(1)}
+        return [
+            found if image.max() > 0 else {k: v[:0] for k, v in found.items()} for image in images
+        ]
+
+
+BOX = torch.tensor([[4.0, 4.0, 20.0, 24.0]])
+
+
+def _detect(rank: int, world_size: int, weights: str) -> list[tuple[float, float]]:
+    config = DetectionTransferConfig(model="resnet8-narrow", weights=Path(weights))
+    bright = [True, False, True, True, False, True]
+    there = {"boxes": BOX, "labels": torch.tensor([3]), "difficult": torch.tensor([False])}
+    images = [torch.full((3, 32, 32), float(value)) for value in bright]
+    batches = [([image], [there]) for image in images[rank::world_size]]
+    found = DetectionTransferWorkload(config).evaluate(_HalfBlind(), batches)
+    return [found["map_50"], found["map"]]
+
+
+def test_detections_of_all_ranks_are_measured_together(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "weights.pt")
+    whole = _detect(0, 1, str(tmp_path / "weights.pt"))
+    # Four of six objects: COCO counts the 67 of 101 levels of recall up to two thirds.
+    assert whole == [(pytest.approx(67 / 101), 1.0)] * 2
+    shares = run_ranks(_detect, WORLD_SIZE, str(tmp_path / "weights.pt"))
+    sums = torch.tensor(shares, dtype=torch.float64).sum(0)
+    torch.testing.assert_close(sums, torch.tensor(whole, dtype=torch.float64))
 
 
 def _train_with_gs_sgd(rank: int, world_size: int, folder: str) -> dict[str, list[float]]:

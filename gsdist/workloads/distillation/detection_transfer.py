@@ -67,6 +67,11 @@ class DetectionTransferConfig:
             raise ConfigError("train_years is empty; name at least one, such as 2007")
         fix_weights(self, "weights", "sha256")
 
+    @property
+    def data(self) -> str:
+        """Name the data set, for summaries."""
+        return "voc"
+
 
 class DetectionTransferWorkload(Workload):
     """Train a detector on the stages of a trained network.

@@ -70,6 +70,13 @@ def test_a_hot_divergence_becomes_a_squared_distance():
     assert hot == pytest.approx(difference.square().sum().item() / 6, rel=1e-3)
 
 
+def test_half_precision_is_compared_in_float32():
+    student, teacher = torch.randn(2, 3, 8).to(torch.bfloat16)
+    found = divergence(student, teacher, 1.0)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, divergence(student.float(), teacher.float(), 1.0))
+
+
 # ---- HSAKD and HSSAKD -----------------------------------------------------------------------------------
 
 CLASSES_2 = torch.tensor([0])
