@@ -231,12 +231,13 @@ def _detect(rank: int, world_size: int, weights: str) -> list[tuple[float, float
     return [found["map_50"], found["map"]]
 
 
+@pytest.mark.slow
 def test_detections_of_all_ranks_are_measured_together(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "weights.pt")
     whole = _detect(0, 1, str(tmp_path / "weights.pt"))
     # Four of six objects: COCO counts the 67 of 101 levels of recall up to two thirds.
     assert whole == [(pytest.approx(67 / 101), 1.0)] * 2
-    shares = run_ranks(_detect, WORLD_SIZE, str(tmp_path / "weights.pt"))
+    shares = run_ranks(_detect, WORLD_SIZE, str(tmp_path / "weights.pt"), timeout=110)
     sums = torch.tensor(shares, dtype=torch.float64).sum(0)
     torch.testing.assert_close(sums, torch.tensor(whole, dtype=torch.float64))
 
