@@ -18,6 +18,7 @@ from benchmarks.convergence.methods import DENSE, METHODS, settings_of
 from benchmarks.convergence.table import Cell, cells, keep, rows_of, summarize
 from benchmarks.convergence.workloads import PRESETS, Training
 from benchmarks.output import begin, write_report
+from gsdist.reducers import SparseConfig
 
 SCHEMA = 1
 CACHE = environment.ROOT / "build" / "convergence"
@@ -57,6 +58,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--workers", nargs="+", type=int, help="numbers of workers (4 64)")
     parser.add_argument("--budgets", nargs="+", type=float, help="compressions (10 30 100)")
+    parser.add_argument(
+        "--density",
+        type=float,
+        help="in place of budgets: let all methods select this share of the coordinates, without dense steps",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, help="seeds (0 1 2)")
     parser.add_argument("--steps", type=int, help="steps per run (400)")
     parser.add_argument("--learning-rate", type=float, help="for all methods alike")
@@ -113,7 +119,19 @@ def _training(arguments: argparse.Namespace) -> Training:
         )
     if min(arguments.budgets) <= 1:
         raise SystemExit(f"--budgets {min(arguments.budgets):g}: a compression is above 1")
+    if arguments.density is not None:
+        _check_density(arguments.density, arguments.methods)
     return training
+
+
+def _check_density(density: float, methods: list[str]) -> None:
+    if not 0 < density <= 1:
+        raise SystemExit(f"--density {density:g}: a share of the coordinates is above 0, at most 1")
+    others = [m for m in methods if m != DENSE and not isinstance(settings_of(m), SparseConfig)]
+    if others:
+        raise SystemExit(
+            f"--density: {others[0]} selects no coordinates; leave it out of --methods"
+        )
 
 
 def _format(row: dict[str, Any]) -> str:
@@ -157,6 +175,7 @@ def _run(
         budgets=arguments.budgets,
         seeds=arguments.seeds,
         warmup_share=arguments.warmup_share,
+        density=arguments.density,
     ):
         if cell.config is None:
             left_out.append(_left_out(cell))
@@ -186,6 +205,7 @@ def main(argv: list[str] | None = None) -> None:
         "environment": described,
         "training": dataclasses.asdict(training),
         "warmup_share": arguments.warmup_share,
+        "density": arguments.density,
         "rows": rows,
         "left_out": left_out,
         "summary": summary,

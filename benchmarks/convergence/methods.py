@@ -5,7 +5,7 @@ from ast import literal_eval
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.convergence.oracle import OracleConfig
 from gsdist.reducers import (
@@ -19,7 +19,17 @@ from gsdist.reducers import (
     TopKConfig,
 )
 
-__all__ = ["DENSE", "METHODS", "Fittable", "fill_amount", "filled", "settings_of", "sized"]
+__all__ = [
+    "DENSE",
+    "METHODS",
+    "Fittable",
+    "Optimizer",
+    "fill_amount",
+    "filled",
+    "for_optimizer",
+    "settings_of",
+    "sized",
+]
 
 Fittable = (
     GsSgdConfig
@@ -32,6 +42,9 @@ Fittable = (
     | OracleConfig
 )
 """Configurations that can send less."""
+
+Optimizer = Literal["sgd", "adamw"]
+"""What steps on the averaged gradient."""
 
 DENSE = "dense"
 """Name of the rows without compression."""
@@ -84,6 +97,11 @@ def _value(text: str) -> Any:
         return literal_eval(text)
     except (ValueError, SyntaxError):
         return text  # a bare word
+
+
+def for_optimizer(config: Fittable, optimizer: Optimizer) -> Fittable:
+    """Leave momentum to an optimizer that has its own kind: AdamW's averages want the gradient itself."""
+    return config if optimizer == "sgd" else replace(config, momentum="post")
 
 
 def sized(config: Fittable, compressed_numel: int, amount: int) -> Fittable:

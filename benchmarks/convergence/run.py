@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 from benchmarks.convergence.emulation import EmulatedExchange, MethodConfig, dense_bytes
 from benchmarks.convergence.gradients import Objective, worker_gradients
@@ -22,6 +24,11 @@ from gsdist.reducers import CompressedConfig
 from gsdist.sketch.select import top_k
 
 __all__ = ["Curves", "train", "trained_steps"]
+
+_SQUARE_DECAY = 0.95
+"""AdamW's decay of the averaged square of the gradient."""
+_DECOUPLED_DECAY = 0.1
+"""AdamW's weight decay."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -80,8 +87,8 @@ def trained_steps(
     named = dict(objective.model.named_parameters())
     exchange = EmulatedExchange(config, named, workers, momentum=training.momentum)
     left_to_optimizer = training.momentum if exchange.momentum is None else 0.0
-    optimizer = torch.optim.SGD(parameters, lr=training.learning_rate, momentum=left_to_optimizer)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=training.steps)
+    optimizer = _optimizer(training, parameters, left_to_optimizer)
+    schedule = _schedule(training, optimizer)
     batches = training_batches(training, objective.workload, seed)
     local_batch = training.global_batch // workers
     vectorised = local_batch <= PRESETS[training.workload].vectorised_up_to
@@ -97,6 +104,26 @@ def trained_steps(
         curves.bytes.append(sent + exchange.last_bytes())
         curves.loss.append(_finite(round(loss, 5)))
         yield
+
+
+def _optimizer(training: Training, parameters: list[Tensor], momentum: float) -> Optimizer:
+    if PRESETS[training.workload].optimizer == "sgd":
+        return SGD(parameters, lr=training.learning_rate, momentum=momentum)
+    return AdamW(
+        parameters,
+        lr=training.learning_rate,
+        betas=(momentum, _SQUARE_DECAY),
+        weight_decay=_DECOUPLED_DECAY,
+    )
+
+
+def _schedule(training: Training, optimizer: Optimizer) -> LRScheduler:
+    warmup = PRESETS[training.workload].lr_warmup_steps
+    cosine = CosineAnnealingLR(optimizer, T_max=training.steps - warmup)
+    if not warmup:
+        return cosine
+    rising = LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1)
+    return SequentialLR(optimizer, [rising, cosine], milestones=[warmup])
 
 
 def _finite(value: float) -> float | None:

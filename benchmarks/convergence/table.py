@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import groupby, product
 from pathlib import Path
@@ -16,10 +16,10 @@ from typing import Any
 from benchmarks import environment
 from benchmarks.convergence.budgets import Fit, Fitter
 from benchmarks.convergence.emulation import MethodConfig
-from benchmarks.convergence.methods import DENSE, settings_of
+from benchmarks.convergence.methods import DENSE, for_optimizer, settings_of
 from benchmarks.convergence.run import train
-from benchmarks.convergence.workloads import Training, open_workload
-from gsdist.reducers import DenseConfig
+from benchmarks.convergence.workloads import PRESETS, Training, open_workload
+from gsdist.reducers import DenseConfig, SparseConfig
 
 __all__ = ["Cell", "Row", "cells", "keep", "rows_of", "summarize"]
 
@@ -50,25 +50,40 @@ def cells(
     budgets: Sequence[float],
     seeds: Sequence[int],
     warmup_share: float,
+    density: float | None = None,
 ) -> Iterator[Cell]:
-    """Yield the cells of a table: per seed and number of workers dense, then budget by budget."""
+    """Yield the cells of a table: per seed and number of workers dense, then budget by budget.
+
+    With a density, all methods select as many coordinates in place of sending as many bytes, from the
+    first step on; a cell's budget is then what its method makes of that.
+    """
     parameters = dict(open_workload(training).build_model().named_parameters())
     fitters = {count: Fitter(parameters, workers=count, steps=training.steps) for count in workers}
 
     @cache
     def fit(method: str, count: int, budget: float) -> Fit:
-        return fitters[count].fit(settings_of(method), budget, warmup_share=warmup_share)
+        settings = for_optimizer(settings_of(method), PRESETS[training.workload].optimizer)
+        return fitters[count].fit(settings, budget, warmup_share=warmup_share)
+
+    @cache
+    def at_density(method: str, count: int) -> Fit:
+        assert density is not None
+        settings = for_optimizer(settings_of(method), PRESETS[training.workload].optimizer)
+        assert isinstance(settings, SparseConfig), f"{method} selects no coordinates"
+        config = replace(settings, density=density, warmup_steps=0)
+        compression = fitters[count].compression(config)
+        return Fit(config=config, compression=compression, meets=True, runs=True)
 
     compressed = [method for method in methods if method != DENSE]
     for seed, count in product(seeds, workers):
         yield Cell(method=DENSE, workers=count, seed=seed, budget=1.0, config=DenseConfig())
-        for budget, method in product(budgets, compressed):
-            found = fit(method, count, budget)
+        for budget, method in product(budgets if density is None else [None], compressed):
+            found = at_density(method, count) if budget is None else fit(method, count, budget)
             yield Cell(
                 method=method,
                 workers=count,
                 seed=seed,
-                budget=budget,
+                budget=round(found.compression, 2) if budget is None else budget,
                 config=found.config if found.runs else None,
                 predicted_compression=found.compression,
                 meets_budget=found.meets,

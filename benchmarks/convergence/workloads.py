@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from benchmarks.convergence.methods import Optimizer
 from gsdist.workloads import (
     ClassificationConfig,
     ClassificationWorkload,
@@ -30,6 +31,9 @@ class Preset:
     """Make the workload, on so many training items or all; normalisation ignores the batch."""
     global_batch: int
     learning_rate: float
+    optimizer: Optimizer = "sgd"
+    lr_warmup_steps: int = 0
+    """Steps over which the learning rate rises; the GPT learns nothing for long without."""
     vectorised_up_to: int = 2
     """Largest local batch at which one pass for many workers beats a loop over them (measured)."""
 
@@ -38,7 +42,7 @@ class Preset:
 class Training:
     """Say what is trained; the same for all methods that are compared.
 
-    SGD with momentum, the learning rate falling to zero along a cosine, no weight decay.
+    SGD with momentum and without weight decay, or AdamW; the learning rate falls to zero along a cosine.
     """
 
     workload: str = "resnet8"
@@ -48,6 +52,7 @@ class Training:
     """Items per step of all workers together, whatever their number."""
     learning_rate: float = 0.1
     momentum: float = 0.9
+    """Of SGD; AdamW's decay of the averaged gradient."""
     train_subset: int | None = None
     """Train on the first so many items; None: all."""
     evaluation_items: int | None = None
@@ -62,6 +67,12 @@ def _cifar10(train_subset: int | None) -> Workload:
         ClassificationConfig(
             model="resnet8", norm="group", augment=False, train_subset=train_subset
         )
+    )
+
+
+def _cifar10_resnet20(train_subset: int | None) -> Workload:
+    return ClassificationWorkload(
+        ClassificationConfig(model="resnet20", norm="group", train_subset=train_subset)
     )
 
 
@@ -91,7 +102,15 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "resnet8": Preset(build=_cifar10, global_batch=128, learning_rate=0.1),
         "gpt-1m": Preset(
-            build=_shakespeare, global_batch=64, learning_rate=0.1, vectorised_up_to=0
+            build=_shakespeare,
+            global_batch=64,
+            learning_rate=2e-3,
+            optimizer="adamw",
+            lr_warmup_steps=20,
+            vectorised_up_to=0,
+        ),
+        "resnet20": Preset(
+            build=_cifar10_resnet20, global_batch=128, learning_rate=0.1, vectorised_up_to=0
         ),
         "vgg16-cifar": Preset(
             build=_cifar10_vgg16, global_batch=64, learning_rate=0.02, vectorised_up_to=0
@@ -99,8 +118,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "mlp": Preset(build=_digits, global_batch=64, learning_rate=0.05),
     }
 )
-"""Trainings by name: ResNet-8 and VGG-16 (whose matrices are large) on CIFAR-10, a GPT on Shakespeare, and a
-tiny one for tests (digits)."""
+"""Trainings by name: ResNet-8, ResNet-20 (for some epochs, on augmented images) and VGG-16 (whose matrices
+are large) on CIFAR-10, a GPT on Shakespeare, and a tiny one for tests (digits)."""
 
 
 @lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from benchmarks.report.convergence import convergence_section
 from benchmarks.report.parts import Figure, Section, Table
 from benchmarks.report.planner import plan_section, what_if_section
 from benchmarks.report.training import hierarchical_section, outer_step_section
@@ -47,7 +48,7 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
     if rows and "predicted_messages" in rows[0]:
         return _scaling(result)
     if rows and "wire_compression" in rows[0]:
-        return _convergence(result)
+        return convergence_section(result)
     raise ValueError(
         f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, collectives, "
         "directions, exchange, step, scaling, convergence, plan, what_if, hierarchical, outer_step or "
@@ -255,50 +256,3 @@ def _scaling(result: Mapping[str, Any]) -> Section:
     return Section(
         title="Growth with the number of workers", text=model, tables=[table], figures=[figure]
     )
-
-
-def _convergence(result: Mapping[str, Any]) -> Section:
-    groups: dict[int, dict[str, list[Mapping[str, Any]]]] = {}
-    for row in result["rows"]:
-        groups.setdefault(row["workers"], {}).setdefault(row["method"], []).append(row)
-    tables, figures = [], []
-    for workers, methods in sorted(groups.items()):
-        tables.append(_convergence_table(workers, methods))
-        figures.append(_convergence_figure(workers, methods))
-    return Section(
-        title="Accuracy by bytes of the whole run",
-        text="Compression is that of the busiest link over the whole run, warm-up included.",
-        tables=tables,
-        figures=figures,
-    )
-
-
-def _convergence_table(workers: int, methods: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
-    rows = [
-        [
-            method,
-            str(row["budget"]),
-            str(row["seed"]),
-            f"{row['wire_compression']:.1f}",
-            f"{100 * row['accuracy']:.1f}",
-            f"{row['loss']:.3f}",
-        ]
-        for method, of_method in methods.items()
-        for row in of_method
-    ]
-    head = ["method", "budget", "seed", "compression", "accuracy %", "loss"]
-    return Table(title=f"{workers} workers", head=head, rows=rows)
-
-
-def _convergence_figure(workers: int, methods: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    def draw(axes: Axes) -> None:
-        for (method, rows), colour in zip(methods.items(), colours(len(methods)), strict=True):
-            points = sorted((row["wire_compression"], 100 * row["accuracy"]) for row in rows)
-            axes.plot(*zip(*points, strict=True), "o-", label=method, color=colour, markersize=3)
-        axes.set_xscale("log")
-        axes.set_xlabel("compression of the busiest link, whole run")
-        axes.set_ylabel("accuracy %")
-        axes.legend(fontsize=6, ncols=2)
-
-    title = f"{workers} workers"
-    return Figure(title=title, svg=draw_svg(draw, name=f"convergence {workers}"))

@@ -21,6 +21,7 @@ from gsdist.training import (
     choose_reducer,
     detect_launch,
     process_group,
+    training_device,
 )
 from gsdist.workloads import (
     ClassificationConfig,
@@ -112,14 +113,21 @@ def main(arguments: Sequence[str]) -> int:
     launch = detect_launch()
     workload = _WORKLOADS[name][1](run.workload)
     timeout = timedelta(seconds=run.train.timeout)
-    with process_group(launch, timeout, run.train.backend):
+    train = run.train
+    device = training_device(
+        train.device,
+        local_rank=launch.local_rank,
+        shared=train.backend in ("gloo", "mpi4py"),
+        deterministic=train.deterministic,
+    )
+    with process_group(launch, timeout, train.backend, on_gpu=device.type == "cuda"):
         if isinstance(run.reducer, AutoConfig):
-            run, reason = choose_reducer(run, workload)
+            run, reason = choose_reducer(run, workload, device)
             if launch.rank == 0:
                 print(reason, file=sys.stderr)
-        summary = Trainer(run, workload).run()
+        summary = Trainer(run, workload, device).run()
     if launch.rank == 0:
-        _print_summary(summary, run.train, json_target)
+        _print_summary(summary, train, json_target)
     return 0
 
 

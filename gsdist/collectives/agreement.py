@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gsdist.collectives.ranks import rank_of
+from gsdist.collectives.ranks import message_device, rank_of
 from gsdist.errors import ConfigError, ConfigMismatch, GsdistError
 
 __all__ = ["gather_json", "require_agreement", "share_faults"]
@@ -20,15 +20,16 @@ def gather_json(payload: Any, group: dist.ProcessGroup | None = None) -> list[An
     """Gather one JSON-serialisable value from every rank, in rank order.
 
     JSON instead of pickle: nothing received from the network is ever executed.
-    Collectives: two all-gathers (lengths, then padded bytes) of CPU tensors.
+    Collectives: two all-gathers (lengths, then padded bytes).
     """
+    device = message_device(group)
     encoded = torch.frombuffer(bytearray(json.dumps(payload).encode()), dtype=torch.uint8)
-    length = torch.tensor([encoded.numel()], dtype=torch.int64)
+    length = torch.tensor([encoded.numel()], device=device)
     world_size = dist.get_world_size(group)
     lengths = [torch.empty_like(length) for _ in range(world_size)]
     dist.all_gather(lengths, length, group=group)
     longest = max(int(size) for size in lengths)
-    padded = torch.zeros(longest, dtype=torch.uint8)
+    padded = torch.zeros(longest, dtype=torch.uint8, device=device)
     padded[: encoded.numel()] = encoded
     received = [torch.empty_like(padded) for _ in range(world_size)]
     dist.all_gather(received, padded, group=group)

@@ -1,5 +1,9 @@
-"""Send tensors between single ranks of a group; ranks are counted within the group."""
+"""Send tensors between single ranks of a group; ranks are counted within the group.
 
+gloo sums and broadcasts what is on a GPU, but sends only what is on the CPU: there a copy travels.
+"""
+
+import math
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +25,7 @@ def send_to(rank: int, buffer: Tensor, group: dist.ProcessGroup | None, *, phase
     Collectives: one point-to-point message.
     """
     with translated(buffer, group, phase):
-        _resolve(group).send([buffer], rank, 0).wait()
+        _start_sending(buffer, rank, group).wait()
 
 
 def receive_from(rank: int, buffer: Tensor, group: dist.ProcessGroup | None, *, phase: str) -> None:
@@ -30,7 +34,7 @@ def receive_from(rank: int, buffer: Tensor, group: dist.ProcessGroup | None, *, 
     Raises and issues the same as `send_to`.
     """
     with translated(buffer, group, phase):
-        _resolve(group).recv([buffer], rank, 0).wait()
+        _receive(buffer, rank, group)
 
 
 def broadcast_from(
@@ -58,12 +62,15 @@ def gather_to(
     Collectives: one gather.
     """
     receives = rank_of(group) == rank
+    travelling = _travelling(buffer, group)
     gathered = (
-        [torch.empty_like(buffer) for _ in range(dist.get_world_size(group))] if receives else []
+        [torch.empty_like(travelling) for _ in range(dist.get_world_size(group))]
+        if receives
+        else []
     )
     with translated(buffer, group, phase):
-        dist.gather(buffer, gathered or None, group=group, group_dst=rank)
-    return gathered
+        dist.gather(travelling, gathered or None, group=group, group_dst=rank)
+    return [part.to(buffer.device) for part in gathered]
 
 
 def all_to_all(
@@ -81,22 +88,41 @@ def all_to_all(
         CollectiveError: the backend failed or its deadline passed.
 
     Collectives: at most P - 1 point-to-point messages out and in, in rounds in which no two ranks send to
-    the same one.
+    the same one. In each cycle of a round one rank receives first, as NCCL's messages wait for each other.
     """
     rank, world_size = rank_of(group), dist.get_world_size(group)
     received = [parts[rank].new_empty(length) for length in lengths]
     received[rank] = parts[rank]
     for distance in range(1, world_size):
         target, source = (rank + distance) % world_size, (rank - distance) % world_size
+        receives_first = rank < math.gcd(distance, world_size)
         with translated(parts[target], group, phase):
-            sending = (
-                _resolve(group).send([parts[target]], target, 0) if len(parts[target]) else None
-            )
+            sending = None
+            if len(parts[target]) and not receives_first:
+                sending = _start_sending(parts[target], target, group)
             if lengths[source]:
-                _resolve(group).recv([received[source]], source, 0).wait()
+                _receive(received[source], source, group)
+            if len(parts[target]) and receives_first:
+                sending = _start_sending(parts[target], target, group)
             if sending is not None:
                 sending.wait()
     return received
+
+
+def _start_sending(buffer: Tensor, rank: int, group: dist.ProcessGroup | None) -> dist.Work:
+    return _resolve(group).send([_travelling(buffer, group)], rank, 0)
+
+
+def _receive(buffer: Tensor, rank: int, group: dist.ProcessGroup | None) -> None:
+    travelling = _travelling(buffer, group)
+    _resolve(group).recv([travelling], rank, 0).wait()
+    if travelling is not buffer:
+        buffer.copy_(travelling)
+
+
+def _travelling(buffer: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Return the buffer, or a copy on the CPU if the group can send no other."""
+    return buffer.cpu() if buffer.is_cuda and dist.get_backend(group) == "gloo" else buffer
 
 
 def _resolve(group: dist.ProcessGroup | None) -> dist.ProcessGroup:

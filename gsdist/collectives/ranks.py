@@ -1,8 +1,9 @@
-"""Tell ranks within a group."""
+"""Tell ranks within a group, and where its messages must lie."""
 
+import torch
 import torch.distributed as dist
 
-__all__ = ["rank_of"]
+__all__ = ["message_device", "rank_of"]
 
 
 def rank_of(group: dist.ProcessGroup | None) -> int:
@@ -11,3 +12,12 @@ def rank_of(group: dist.ProcessGroup | None) -> int:
     Unlike `torch.distributed.get_rank` it works for groups torch does not know, such as `LocalGroup`.
     """
     return dist.get_rank() if group is None else group.rank()
+
+
+def message_device(group: dist.ProcessGroup | None) -> torch.device:
+    """Return where tensors of a group's own making must lie: on this worker's GPU if NCCL is all it has."""
+    try:
+        backend = dist.get_backend(group)
+    except ValueError:  # a group torch does not know, such as `LocalGroup`
+        backend = "gloo"
+    return torch.device("cuda" if backend == "nccl" else "cpu")

@@ -6,11 +6,14 @@
 
 DDP's hook only enqueues: one thread per attached model runs the reducer and all its collectives, on a
 process group of its own. The autograd thread is never blocked, so collectives inside backward (SyncBatchNorm,
-a gather in the loss) cannot dead-lock with the exchange, and sketching overlaps with backward.
+a gather in the loss) cannot dead-lock with the exchange, and sketching overlaps with backward. On a GPU that
+thread has a stream of its own, which waits for a bucket's gradients by an event; so may the thread, as it
+holds up nobody.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -48,10 +51,10 @@ __all__ = ["GsSgdState", "ReducerState", "attach", "gs_sgd_hook", "reducer_hook"
 class ReducerState:
     """Hold a reducer and everything that ties it to one DDP model; the state of `reducer_hook`.
 
-    Supported: CPU parameters of any floating-point type, bucket rebuild, `no_sync`,
+    Supported: parameters of any floating-point type on the CPU or on one GPU, bucket rebuild, `no_sync`,
     `gradient_as_bucket_view`, `static_graph`, `find_unused_parameters`, channels-last parameters, native
-    AMP with GradScaler. Not supported: CUDA parameters, a second communication hook, `Join`, parameters
-    added later.
+    AMP with GradScaler. Not supported: a model on several devices, a second communication hook, `Join`,
+    parameters added later.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class ReducerState:
         if momentum and optimizer:
             take_momentum_from(optimizer)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gsdist-exchange")
+        self._stream = _ExchangeStream.on(layout.device)
         self._step: _Step | None = None
 
     # ---- what users call ----------------------------------------------------------------------------
@@ -212,11 +216,14 @@ class ReducerState:
             self._step = _Step(loss_scale=scale)
             _at_end_of_backward(partial(_settle, self._step))
         step = self._step
-        future: Future[Tensor] = Future()
+        future = self._stream.future()
         step.results.append((bucket.buffer(), future))
         if bucket.is_last():
             self._step = None
-        self._worker.submit(self._exchange, step, self._gradient_bucket(bucket), bucket.is_last())
+        ready = self._stream.event()
+        self._worker.submit(
+            self._exchange, step, self._gradient_bucket(bucket), ready, bucket.is_last()
+        )
         return future
 
     def _gradient_bucket(self, bucket: GradBucket) -> GradientBucket:
@@ -230,20 +237,58 @@ class ReducerState:
             )
         return GradientBucket(buffer=buffer, slices=tuple(slices))
 
-    def _exchange(self, step: "_Step", bucket: GradientBucket, last: bool) -> None:
+    def _exchange(
+        self, step: "_Step", bucket: GradientBucket, ready: torch.cuda.Event | None, last: bool
+    ) -> None:
         # Runs on the exchange thread. Futures always complete: an error inside one would reach the user as
         # DDP's complaint about a hook's return value; `_settle` raises it as what it is.
-        try:
-            if step.error is None:
-                self._reducer.push(bucket, scale=step.loss_scale)
+        with self._stream.after(ready):
+            try:
+                if step.error is None:
+                    self._reducer.push(bucket, scale=step.loss_scale)
+                    if last:
+                        self._reducer.finish()
+            except Exception as error:
+                step.error = error
+            finally:
                 if last:
-                    self._reducer.finish()
-        except Exception as error:
-            step.error = error
-        finally:
-            if last:
-                for buffer, future in step.results:
-                    future.set_result(buffer)
+                    for buffer, future in step.results:
+                        future.set_result(buffer)
+
+
+class _ExchangeStream:
+    """Order the exchange thread's work on a GPU after backward's and before the optimizer's."""
+
+    def __init__(self, stream: torch.cuda.Stream | None) -> None:
+        self._stream = stream
+
+    @classmethod
+    def on(cls, device: torch.device) -> "_ExchangeStream":
+        """Make a stream; None does on the CPU, where work is done when a call returns."""
+        if device.type != "cuda":
+            return cls(None)
+        return cls(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+
+    def future(self) -> "Future[Tensor]":
+        """Return a future; who waits for it also waits for what this stream does before it completes."""
+        return Future(devices=[self._stream.device]) if self._stream else Future()
+
+    def event(self) -> torch.cuda.Event | None:
+        """Mark what the calling thread has asked of the GPU so far."""
+        return (
+            torch.cuda.current_stream(self._stream.device).record_event() if self._stream else None
+        )
+
+    @contextmanager
+    def after(self, event: torch.cuda.Event | None) -> Iterator[None]:
+        """Work in this stream, after an event."""
+        if self._stream is None:
+            yield
+            return
+        assert event is not None
+        self._stream.wait_event(event)
+        with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):
+            yield
 
 
 @dataclass(slots=True)
@@ -338,9 +383,10 @@ def _trained_parameters(model: DistributedDataParallel) -> dict[str, Tensor]:
         if parameter.requires_grad and name not in model.parameters_to_ignore
     }
     for name, parameter in parameters.items():
-        if parameter.device.type != "cpu":
+        if parameter.device.type not in ("cpu", "cuda"):
             raise UnsupportedSetup(
-                f"parameter {name!r} is on {parameter.device}; this version exchanges CPU parameters only"
+                f"parameter {name!r} is on {parameter.device}; parameters are exchanged on the CPU or on a "
+                "CUDA device"
             )
     return parameters
 

@@ -253,7 +253,7 @@ class _Fragment:
 
     @torch.no_grad()
     def exchange(self) -> None:
-        buffer = torch.empty(self._layout.numel)
+        buffer = torch.empty(self._layout.numel, device=self._layout.device)
         slices: list[GradientSlice] = []
         for segment in self._layout:
             start = sum(slice_.segment.numel for slice_ in slices)

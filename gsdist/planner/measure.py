@@ -25,14 +25,17 @@ from gsdist.reducers.statistics import is_wire
 
 __all__ = ["local_seconds", "sample"]
 
+_CPU = torch.device("cpu")
 _SAMPLE = 2_000_000
 """Parameters of a larger model that are measured; computing grows with their number."""
 _REPETITIONS = 3
 """Steps of each kind, at least."""
 
 
-def sample(shapes: Mapping[str, Sequence[int]], most: int = _SAMPLE) -> dict[str, Tensor]:
-    """Return the first parameters that hold at most `most` numbers together, on no device.
+def sample(
+    shapes: Mapping[str, Sequence[int]], most: int = _SAMPLE, device: torch.device = _CPU
+) -> dict[str, Tensor]:
+    """Return the first parameters that hold at most `most` numbers together, on a device.
 
     Of a first parameter that is larger there are as many rows as fit, one at least.
     """
@@ -44,20 +47,22 @@ def sample(shapes: Mapping[str, Sequence[int]], most: int = _SAMPLE) -> dict[str
             if chosen:
                 break
             sides[0] = max(1, sides[0] * left // numel)
-        chosen[name] = nn.Parameter(torch.empty(sides, device="meta"))
+        chosen[name] = nn.Parameter(torch.empty(sides, device=device))
         left -= chosen[name].numel()
     return chosen
 
 
 def local_seconds(
-    candidates: Iterable[Candidate], shapes: Mapping[str, Sequence[int]]
+    candidates: Iterable[Candidate],
+    shapes: Mapping[str, Sequence[int]],
+    device: torch.device = _CPU,
 ) -> dict[str, float]:
     """Return, by name, each method's own computing per step on a model with parameters of these shapes.
 
     One worker exchanges random gradients with itself; of a large model some parameters, the rest in
     proportion. A method that cannot serve these parameters with its settings is left out.
     """
-    parameters = sample(shapes)
+    parameters = sample(shapes, device=device)
     total = sum(torch.Size(shape).numel() for shape in shapes.values())
     scale = total / sum(parameter.numel() for parameter in parameters.values())
     measured = {}
@@ -73,7 +78,9 @@ def _seconds(candidate: Candidate, parameters: Mapping[str, Tensor]) -> float:
     if isinstance(config, CompressedConfig):
         config = replace(config, warmup_steps=0)
     layout, reducer = build_reducer(config, parameters, group)
-    gradient = torch.randn(layout.numel, generator=torch.Generator().manual_seed(0))
+    gradient = torch.randn(layout.numel, generator=torch.Generator().manual_seed(0)).to(
+        layout.device
+    )
     _exchange(reducer, layout, gradient)
     # Kinds of steps are told apart by how many collectives they issue.
     times = {len(transfers): count for count, transfers in steps_of(config, layout, 1) if count}
@@ -94,6 +101,8 @@ def _exchange(reducer: Reducer, layout: FlatLayout, gradient: Tensor) -> float:
     start = time.perf_counter()
     reducer.push(GradientBucket(buffer=buffer, slices=slices))
     reducer.finish()
+    if layout.device.type == "cuda":
+        torch.cuda.synchronize(layout.device)
     return time.perf_counter() - start - (_wire_seconds(reducer) - before)
 
 

@@ -24,7 +24,7 @@ from gsdist.reducers.config import CompressedConfig, SparseConfig
 from gsdist.reducers.layout import FlatLayout, Segment
 from gsdist.reducers.protocol import ExchangeStatistics, GradientBucket, MomentumCorrection
 from gsdist.reducers.statistics import StatisticsRecorder
-from gsdist.sketch.select import compensate, top_k
+from gsdist.sketch.on_device import compensate, top_k
 
 __all__ = ["CompressedReducer", "Update"]
 
@@ -96,11 +96,12 @@ class CompressedReducer(ABC, Generic[ConfigT]):
         self._fingerprint = crc32(repr((asdict(config), layout.fingerprint(), momentum)).encode())
         self._recorder = StatisticsRecorder(dense_bytes_per_step=4 * layout.numel)
         self._step = 0
-        self._residual = torch.zeros(layout.compressed_size)
-        self._corrected = torch.zeros(layout.compressed_size)
-        self._dense = torch.zeros(layout.dense_size)
-        self._momentum = torch.zeros(layout.compressed_size) if momentum else None
-        self._dense_momentum = torch.zeros(layout.dense_size) if momentum else None
+        self._device = layout.device
+        self._residual = self._zeros(layout.compressed_size)
+        self._corrected = self._zeros(layout.compressed_size)
+        self._dense = self._zeros(layout.dense_size)
+        self._momentum = self._zeros(layout.compressed_size) if momentum else None
+        self._dense_momentum = self._zeros(layout.dense_size) if momentum else None
         self._mask: Tensor | None = None
         self._dense_mask: Tensor | None = None
         self._clear_step()
@@ -121,6 +122,10 @@ class CompressedReducer(ABC, Generic[ConfigT]):
 
     def _begin_step(self) -> None:
         """Get ready for the first `push` of a step; called with `_step` set."""
+
+    def _zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return zeros where the parameters are."""
+        return torch.zeros(shape, dtype=dtype, device=self._device)
 
     def _absorbed(self, segment: Segment) -> None:
         """Work on a compressed parameter's part of `_corrected` as soon as it is there, still in cache."""
@@ -168,7 +173,8 @@ class CompressedReducer(ABC, Generic[ConfigT]):
 
     def _clear_step(self) -> None:
         self._pending: list[GradientBucket] = []
-        self._finite = True
+        self._finite: bool | Tensor = True
+        """Whether what was absorbed so far is finite; on a GPU a scalar until all is."""
         self._scale = 1.0
         self._gradient_factor = 1.0
 
@@ -178,13 +184,15 @@ class CompressedReducer(ABC, Generic[ConfigT]):
             if slice_.segment.compressed:
                 with self._recorder.phase("compensate"):
                     gradient = slice_.gradient.to(torch.float32)
-                    self._finite &= self._compensate(slice_.segment.offset, gradient)
+                    self._finite = self._finite & self._compensate(slice_.segment.offset, gradient)
                 self._absorbed(slice_.segment)
 
     def _own_top_k(self, count: int) -> Tensor:
         """Return the coordinates of this worker's `count` largest corrected gradients, ascending int64."""
         # A gradient that is not finite has no order; the step is given up in the next collective.
-        return top_k(self._corrected, count) if self._finite else torch.arange(count)
+        if self._finite:
+            return top_k(self._corrected, count)
+        return torch.arange(count, device=self._device)
 
     def _collect_dense(self) -> None:
         """Put the gradients of the dense set in their places, all in one pass."""
@@ -199,7 +207,7 @@ class CompressedReducer(ABC, Generic[ConfigT]):
             self._dense.copy_(torch.cat(ordered)).mul_(self._gradient_factor)
         if self._dense_mask is not None:
             self._dense.mul_(self._dense_mask)
-        self._finite &= bool(torch.isfinite(self._dense).all())
+        self._finite = bool(self._finite & torch.isfinite(self._dense).all())
 
     def _absorb_clipped(self, clip_norm: float) -> None:
         """Clip this worker's gradient to clip_norm * sqrt(world size) and absorb it.
@@ -213,7 +221,7 @@ class CompressedReducer(ABC, Generic[ConfigT]):
         for bucket in self._pending:
             self._absorb(bucket)
 
-    def _compensate(self, offset: int, gradient: Tensor) -> bool:
+    def _compensate(self, offset: int, gradient: Tensor) -> bool | Tensor:
         stretch = slice(offset, offset + gradient.numel())
         correction = self._momentum_correction
         finite = compensate(
@@ -266,10 +274,10 @@ class CompressedReducer(ABC, Generic[ConfigT]):
             "step": self._step,
             "configuration": self._fingerprint,
             "loss scale": crc32(struct.pack("<d", self._scale)),
-            "candidates": 0 if indices is None else crc32(indices.numpy().data),
+            "candidates": 0 if indices is None else crc32(indices.cpu().numpy().data),
         }
         flag = torch.tensor([float(not self._finite)])
-        return torch.cat([flag, bit_lanes(list(self._agreed.values()))])
+        return torch.cat([flag, bit_lanes(list(self._agreed.values()))]).to(self._device)
 
     def _accepts(self, sums: Tensor, flag_and_lanes: Tensor) -> bool:
         """Judge a reduced buffer from its bits alone, so that every rank judges alike.
@@ -410,8 +418,8 @@ class CompressedReducer(ABC, Generic[ConfigT]):
         if mask is None:
             self._mask = self._dense_mask = None
             return
-        self._mask = torch.ones(self._layout.compressed_size)
-        self._dense_mask = torch.ones(self._layout.dense_size)
+        self._mask = self._zeros(self._layout.compressed_size).fill_(1.0)
+        self._dense_mask = self._zeros(self._layout.dense_size).fill_(1.0)
         for segment in self._layout:
             if segment.name in mask:
                 vector = self._mask if segment.compressed else self._dense_mask

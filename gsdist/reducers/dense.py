@@ -99,7 +99,7 @@ class DenseReducer:
         segments = {segment.name: segment for segment in self._layout}
         self._mask = {}
         for name, kept in (mask or {}).items():
-            flat = torch.empty(segments[name].numel, dtype=torch.bool)
+            flat = torch.empty(segments[name].numel, dtype=torch.bool, device=self._layout.device)
             flat.as_strided(segments[name].shape, segments[name].stride).copy_(kept)
             self._mask[name] = flat
 
@@ -117,7 +117,7 @@ class DenseReducer:
 
     def _reduce_flat(self) -> None:
         slices = [slice_ for pending in self._pending for slice_ in pending.bucket.slices]
-        flat = torch.zeros(self._layout.dense_size, dtype=self._dtype)
+        flat = torch.zeros(self._layout.dense_size, dtype=self._dtype, device=self._layout.device)
         for slice_ in slices:
             slice_.segment.flat_view(flat).copy_(self._to_wire(slice_.gradient))
         self._recorder.issued("ring_all_reduce", flat)

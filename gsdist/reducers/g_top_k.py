@@ -21,7 +21,7 @@ from gsdist.collectives import broadcast_from, receive_from, send_to
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.config import SparseConfig, check_fields
 from gsdist.reducers.sparse_entries import Entries, pack_entries, sum_entries, unpack_entries
-from gsdist.sketch.select import top_k
+from gsdist.sketch.on_device import top_k
 
 __all__ = ["GTopKConfig", "GTopKReducer"]
 
@@ -47,7 +47,7 @@ class GTopKReducer(CompressedReducer[GTopKConfig]):
         self._dropped: list[Entries] = []
 
     def _exchange(self) -> Update | None:
-        reduced = self._reduce_values(torch.empty(0, dtype=torch.int64))
+        reduced = self._reduce_values(self._zeros(0, dtype=torch.int64))
         if reduced is None:
             return None
         size = self._layout.compressed_size
@@ -86,7 +86,7 @@ class GTopKReducer(CompressedReducer[GTopKConfig]):
 
     def _keep_largest(self, indices: Tensor, sums: Tensor, count: int) -> tuple[Tensor, Tensor]:
         best = top_k(sums, count)
-        dropped = torch.ones(indices.numel(), dtype=torch.bool)
+        dropped = torch.ones_like(indices, dtype=torch.bool)
         dropped[best] = False
         self._dropped.append((indices[dropped], sums[dropped]))
         return indices[best], sums[best]

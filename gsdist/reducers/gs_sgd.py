@@ -51,7 +51,7 @@ from gsdist.reducers.matrix_basis import (
     orthonormal,
     sketch_columns,
 )
-from gsdist.sketch.select import top_k
+from gsdist.sketch.on_device import top_k
 
 __all__ = ["GsSgdReducer"]
 
@@ -69,16 +69,18 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
         config, layout = self._config, self._layout
         self._budget = ByteBudget.of(config, layout)
         self._bases = {
-            s.name: MatrixBasis.unknown(s.matrix_shape, config.directions_of(s.matrix_shape))
+            s.name: MatrixBasis.unknown(
+                s.matrix_shape, config.directions_of(s.matrix_shape), self._device
+            )
             for s in layout.compressed
         }
         self._shapes = [basis.shape for basis in self._bases.values()]
         count = sum(shape.numel() for shape in self._shapes)
-        self._own = torch.zeros(count)
+        self._own = self._zeros(count)
         self._own_sketches: dict[str, Tensor] = {}
-        self._coefficients = torch.zeros(count)
-        self._energy, self._age = torch.zeros(count), torch.ones(count)
-        self._owed = torch.zeros(count)
+        self._coefficients = self._zeros(count)
+        self._energy, self._age = self._zeros(count), self._zeros(count).fill_(1.0)
+        self._owed = self._zeros(count)
         self._own_of, self._owed_of = self._split(self._own), self._split(self._owed)
         self._coefficients_of = self._split(self._coefficients)
         self._next_refresh = config.warmup_steps
@@ -190,7 +192,8 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
 
     def _sketch_columns(self, segment: Segment) -> Tensor:
         seed = draw_seed(self._config.seed, self._step, segment.offset)
-        return sketch_columns(segment.matrix_shape[1], self._budget.ranks[segment.name], seed)
+        rank = self._budget.ranks[segment.name]
+        return sketch_columns(segment.matrix_shape[1], rank, seed, self._device)
 
     def _turn_bases(self) -> None:
         """Turn every basis towards what an applied refresh found, and carry the energies over."""
@@ -281,7 +284,9 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
         if self._chosen is not None:
             taken = torch.zeros_like(self._age)
             taken[self._chosen[0]] = 1.0
-            numbers |= {name: int(part.sum()) for name, part in self._split(taken).items()}
+            parts = self._split(taken)
+            counts = torch.stack([part.sum() for part in parts.values()]).tolist()
+            numbers |= {name: int(count) for name, count in zip(parts, counts, strict=True)}
         return numbers
 
     def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:

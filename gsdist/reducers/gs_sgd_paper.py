@@ -33,8 +33,8 @@ from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.gs_sgd_paper_config import ExchangeSizes, GsSgdPaperConfig
 from gsdist.reducers.layout import Segment
 from gsdist.reducers.wire import SumWire
-from gsdist.sketch import CountSketch, SketchFormat
-from gsdist.sketch.select import top_k
+from gsdist.sketch import SketchFormat
+from gsdist.sketch.on_device import Sketch, new_sketch, top_k
 
 __all__ = ["GsSgdPaperReducer"]
 
@@ -64,14 +64,14 @@ class GsSgdPaperReducer(CompressedReducer[GsSgdPaperConfig]):
                 stacklevel=4,
             )
 
-    def _new_sketch(self) -> CountSketch[Tensor]:
+    def _new_sketch(self) -> Sketch:
         sketch_format = SketchFormat(
             rows=self._config.rows,
             columns=self._sizes.columns,
             seed=self._config.seed,
             dimension=self._layout.compressed_size,
         )
-        return CountSketch(sketch_format, torch.zeros(sketch_format.table_shape))
+        return new_sketch(sketch_format, self._device)
 
     def _begin_step(self) -> None:
         self._sizes = ExchangeSizes.at(self._step, self._config, self._layout)
@@ -118,7 +118,7 @@ class GsSgdPaperReducer(CompressedReducer[GsSgdPaperConfig]):
     def _merge_tables(self) -> bool:
         """Sum the tables of all ranks; tell whether the step may go on, alike on every rank."""
         table = self._sketch.table
-        flag = torch.tensor([float(not self._finite)])
+        flag = torch.tensor([float(not self._finite)], device=self._device)
         buffer = self._wire.pack(table, flag)
         self._all_reduce(buffer, "allreduce_table")
         overflown = buffer[-1] == 0 and not torch.isfinite(buffer).all()

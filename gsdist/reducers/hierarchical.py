@@ -43,6 +43,7 @@ class HierarchicalReducer:
         self._sizes = groups.nodes.sizes
         self._within = groups.within
         self._between = between
+        self._device = layout.device
         self._weight = len(self._sizes) / groups.nodes.world_size
         self._pending: list[GradientBucket] = []
         self._failure: GsdistError | None = None
@@ -70,7 +71,7 @@ class HierarchicalReducer:
             GsdistError: what else the method raises; CollectiveError on ranks that lead no node.
         """
         verdict = self._finish_between() if self._between is not None else _Verdict.APPLIED
-        word = torch.tensor([int(verdict)])
+        word = torch.tensor([int(verdict)], device=self._device)
         with self._recorder.phase("node_broadcast"):
             broadcast_from(_LEADER, word, self._within, phase="the verdict inside the node")
             verdict = _Verdict(int(word))

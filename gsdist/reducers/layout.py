@@ -14,6 +14,8 @@ from gsdist.sketch import BLOCK
 
 __all__ = ["FlatLayout", "Segment"]
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
@@ -62,8 +64,10 @@ class FlatLayout:
     alone: state keyed by it survives bucket rebuilds and restarts.
     """
 
-    def __init__(self, segments: Iterable[Segment]) -> None:
+    def __init__(self, segments: Iterable[Segment], device: torch.device = _CPU) -> None:
         self.segments = tuple(segments)
+        self.device = device
+        """Where the parameters are, and with them all that a reducer keeps."""
         self.compressed = tuple(segment for segment in self.segments if segment.compressed)
         self.dense = tuple(segment for segment in self.segments if not segment.compressed)
         self.compressed_size = _round_up(max((s.stop for s in self.compressed), default=0))
@@ -85,14 +89,17 @@ class FlatLayout:
 
         Raises:
             ConfigError: no parameter requires a gradient.
-            UnsupportedSetup: a parameter is complex, sparse or not of a floating-point type.
+            UnsupportedSetup: a parameter is complex, sparse or not of a floating-point type, or two are on
+                different devices.
         """
         ends = {True: 0, False: 0}
         segments = []
+        devices: dict[torch.device, str] = {}
         for name, parameter in named_parameters:
             if not parameter.requires_grad:
                 continue
             _require_exchangeable(name, parameter)
+            devices.setdefault(parameter.device, name)
             compressed = not is_dense(name, parameter)
             offset = _round_up(ends[True]) if compressed else ends[False]
             ends[compressed] = offset + parameter.numel()
@@ -112,7 +119,8 @@ class FlatLayout:
                 "the model has no trainable parameters (it is empty or frozen); "
                 "leave it out of the exchange or set requires_grad on what should be trained"
             )
-        return cls(segments)
+        _require_one(devices)
+        return cls(segments, next(iter(devices)))
 
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)
@@ -169,15 +177,16 @@ class FlatLayout:
 
     def coordinates(self, ordinals: Tensor) -> Tensor:
         """Return the flat coordinates of compressed parameters counted without padding, int64."""
-        firsts = torch.tensor([0, *(segment.numel for segment in self.compressed)]).cumsum(0)
-        offsets = torch.tensor([segment.offset for segment in self.compressed])
+        numels = [0, *(segment.numel for segment in self.compressed)]
+        firsts = torch.tensor(numels, device=self.device).cumsum(0)
+        offsets = torch.tensor([s.offset for s in self.compressed], device=self.device)
         owner = torch.searchsorted(firsts, ordinals, right=True) - 1
         return offsets[owner] + ordinals - firsts[owner]
 
     def ranges_of(self, indices: Tensor) -> dict[str, slice]:
         """Return, by name, which of some ascending flat coordinates fall into each compressed parameter."""
         ends = [end for segment in self.compressed for end in (segment.offset, segment.stop)]
-        positions = torch.searchsorted(indices, torch.tensor(ends)).tolist()
+        positions = torch.searchsorted(indices, torch.tensor(ends, device=self.device)).tolist()
         return {
             segment.name: slice(positions[2 * i], positions[2 * i + 1])
             for i, segment in enumerate(self.compressed)
@@ -224,6 +233,14 @@ def _require_exchangeable(name: str, parameter: Tensor) -> None:
         raise UnsupportedSetup(
             f"parameter {name!r} has dtype {parameter.dtype}; only real floating-point parameters can be "
             "exchanged, split a complex parameter with torch.view_as_real"
+        )
+
+
+def _require_one(devices: Mapping[torch.device, str]) -> None:
+    if len(devices) > 1:
+        found = ", ".join(f"{name!r} on {device}" for device, name in devices.items())
+        raise UnsupportedSetup(
+            f"the parameters are on several devices ({found}); exchange a model that is on one"
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 __all__ = ["MatrixBasis", "Refreshed", "orthonormal", "sketch_columns"]
 
+_CPU = torch.device("cpu")
 _NEGLIGIBLE = 1e-6
 """Share of the largest eigenvalue below which a direction counts as unknown."""
 
@@ -37,12 +38,12 @@ class Side:
     """(count, count): decayed sum of C C^T, C being the coefficients seen; None: the side is whole."""
 
     @classmethod
-    def unknown(cls, size: int, count: int | None) -> "Side":
+    def unknown(cls, size: int, count: int | None, device: torch.device) -> "Side":
         """Return so many arbitrary directions; None: a side that is whole."""
         if count is None:
             return cls(size=size, vectors=None, moment=None)
-        vectors = _completed(torch.empty(size, 0), count)
-        return cls(size=size, vectors=vectors, moment=torch.zeros(count, count))
+        vectors = _completed(torch.empty(size, 0, device=device), count)
+        return cls(size=size, vectors=vectors, moment=torch.zeros(count, count, device=device))
 
     @property
     def count(self) -> int:
@@ -89,11 +90,14 @@ class MatrixBasis:
 
     @classmethod
     def unknown(
-        cls, shape: tuple[int, int], directions: tuple[int | None, int | None]
+        cls,
+        shape: tuple[int, int],
+        directions: tuple[int | None, int | None],
+        device: torch.device,
     ) -> "MatrixBasis":
         """Return a basis of so many arbitrary directions of rows and of columns; None: a whole side."""
         left, right = (
-            Side.unknown(size, count) for size, count in zip(shape, directions, strict=True)
+            Side.unknown(size, count, device) for size, count in zip(shape, directions, strict=True)
         )
         return cls(left=left, right=right)
 
@@ -128,7 +132,8 @@ class MatrixBasis:
 
     def absorb(self, found: Refreshed, decay: float) -> tuple[Tensor | None, Tensor | None]:
         """Turn towards what a refresh found; return where the old directions of each side went."""
-        factor, every = found.factor, torch.eye(found.factor.shape[0])
+        factor = found.factor
+        every = torch.eye(factor.shape[0], device=factor.device)
         return (
             self.left.turn(found.range_basis, factor @ factor.mT, decay),
             self.right.turn(factor.mT, every, decay),
@@ -176,7 +181,9 @@ def _completed(known: Tensor, count: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0)
     others = torch.randn(known.shape[0], count - known.shape[1], generator=generator)
-    return orthonormal(torch.cat([known, others], dim=1)) if others.numel() else known
+    if not others.numel():
+        return known
+    return orthonormal(torch.cat([known, others.to(known.device)], dim=1))
 
 
 def orthonormal(columns: Tensor) -> Tensor:
@@ -189,7 +196,7 @@ def orthonormal(columns: Tensor) -> Tensor:
     return basis
 
 
-def sketch_columns(columns: int, rank: int, seed: int) -> Tensor:
+def sketch_columns(columns: int, rank: int, seed: int, device: torch.device = _CPU) -> Tensor:
     """Return the (columns, rank) matrix whose product with a matrix is the Count-Sketch of its columns.
 
     Each column goes into one of `rank` buckets with a random sign. The buckets are equally full, so that
@@ -198,4 +205,5 @@ def sketch_columns(columns: int, rank: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     buckets = torch.randperm(columns, generator=generator).remainder_(rank).unsqueeze(1)
     signs = torch.randint(2, (columns, 1), generator=generator).float().mul_(2).sub_(1)
-    return torch.zeros(columns, rank).scatter_(1, buckets, signs)
+    empty = torch.zeros(columns, rank, device=device)
+    return empty.scatter_(1, buckets.to(device), signs.to(device))

@@ -58,7 +58,7 @@ class OkTopKReducer(CompressedReducer[OkTopKConfig]):
         count = self._config.selected_at(self._step, self._layout)
         with self._recorder.phase("select"):
             own = self._own_top_k(count)
-        no_indices = torch.empty(0, dtype=torch.int64)
+        no_indices = self._zeros(0, dtype=torch.int64)
         reduced = self._reduce_with_dense(_quantiles(own, self._world_size), no_indices)
         if reduced is None:
             return None
@@ -74,10 +74,10 @@ class OkTopKReducer(CompressedReducer[OkTopKConfig]):
 
     def _sum_region(self, own: Tensor, boundaries: Tensor) -> Entries:
         """Return the sums of all workers' entries in this worker's region."""
-        size, ends = self._layout.compressed_size, torch.searchsorted(own, boundaries)
+        size, ends = self._layout.compressed_size, torch.searchsorted(own, boundaries).tolist()
         indices, values = own.tensor_split(ends), self._corrected[own].tensor_split(ends)
         parts = [pack_entries(entries, size) for entries in zip(indices, values, strict=True)]
-        lengths = [torch.tensor([part.numel()]) for part in parts]
+        lengths = [torch.tensor([part.numel()], device=self._device) for part in parts]
         announced = self._all_to_all(lengths, [1] * self._world_size, "gather_counts")
         received = self._all_to_all(parts, [int(n) for n in announced], "gather_entries")
         with self._recorder.phase("merge"):
@@ -143,7 +143,7 @@ class OkTopKReducer(CompressedReducer[OkTopKConfig]):
             parts, [words * (s.stop - s.start) for s in there], "gather_shares"
         )
         indices, sums = _concatenated([unpack_entries(part, size) for part in received])
-        padded = torch.zeros(share, dtype=torch.int64), torch.zeros(share)
+        padded = self._zeros(share, dtype=torch.int64), self._zeros(share)
         padded[0][: indices.numel()], padded[1][: sums.numel()] = indices, sums
         gathered = self._all_gather(pack_entries(padded, size), "allgather_entries")
         indices, sums = _concatenated([unpack_entries(row, size) for row in gathered])

@@ -65,7 +65,7 @@ class PowerSgdReducer(FactorReducer[PowerSgdConfig]):
         generator = torch.Generator().manual_seed(seed)
         rows, columns = segment.matrix_shape
         rank = min(self._config.rank, rows, columns)
-        return torch.randn(columns, rank, generator=generator)
+        return torch.randn(columns, rank, generator=generator).to(self._device)
 
     def _exchange(self) -> Update | None:
         segments = self._layout.compressed

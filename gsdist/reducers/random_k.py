@@ -51,4 +51,5 @@ class RandomKReducer(CompressedReducer[RandomKConfig]):
         ends = torch.arange(count + 1, dtype=torch.int64) * layout.compressed_numel // count
         lengths = ends[1:] - ends[:-1]
         draws = torch.rand(count, generator=generator, dtype=torch.float64)
-        return layout.coordinates(ends[:-1] + (draws * lengths).long())
+        ordinals = ends[:-1] + (draws * lengths).long()
+        return layout.coordinates(ordinals.to(self._device))

@@ -21,7 +21,7 @@ from gsdist.reducers.compressed import Update
 from gsdist.reducers.gs_sgd_paper import GsSgdPaperReducer
 from gsdist.reducers.gs_sgd_paper_config import GsSgdPaperConfig
 from gsdist.reducers.sparse_entries import index_dtype, pack_entries, unpack_entries
-from gsdist.sketch.select import top_k
+from gsdist.sketch.on_device import top_k
 
 __all__ = ["SketchedSgdConfig", "SketchedSgdReducer"]
 
@@ -54,11 +54,11 @@ class SketchedSgdReducer(GsSgdPaperReducer):
 
     def _find_candidates(self, *, exact: bool) -> tuple[_Verdict, Tensor]:
         """Let the server choose from the sum of all tables; every rank gets its answer."""
-        flag = torch.tensor([float(not self._finite)])
+        flag = torch.tensor([float(not self._finite)], device=self._device)
         wire = self._wire.pack(self._sketch.table, flag, exact=exact)
         size, count = self._layout.compressed_size, self._sizes.candidates
         index_words = count * (index_dtype(size).itemsize // 4)
-        answer = torch.zeros(_HEADER_WORDS + index_words, dtype=torch.int32)
+        answer = self._zeros(_HEADER_WORDS + index_words, dtype=torch.int32)
         received = self._gather(wire, "gather_tables")
         if received:
             with self._recorder.phase("select"):
@@ -77,13 +77,13 @@ class SketchedSgdReducer(GsSgdPaperReducer):
         elif not torch.isfinite(summed).all():
             half = summed.dtype != torch.float32
             verdict = _Verdict.REPEAT_EXACTLY if half else _Verdict.GIVE_UP
-        candidates = torch.arange(self._sizes.candidates)
+        candidates = torch.arange(self._sizes.candidates, device=self._device)
         if verdict is _Verdict.GO_ON:
             self._wire.unpack(summed, self._sketch.table)
             self._wire.remember(self._sketch.table)
             candidates = self._sketch.heavy_coordinates(self._sizes.candidates)
             peak = self._wire.peak
-        header = torch.tensor([int(verdict), 0], dtype=torch.int32)
+        header = torch.tensor([int(verdict), 0], dtype=torch.int32, device=self._device)
         header[1:].view(torch.float32).fill_(peak)
         return torch.cat([header, candidates.to(dtype).view(torch.int32)])
 
@@ -91,7 +91,7 @@ class SketchedSgdReducer(GsSgdPaperReducer):
         """Sum the candidates' values at the server, which keeps the largest; every rank gets them."""
         tail = torch.cat([self._dense, self._flag_and_lanes(candidates)])
         size, count = self._layout.compressed_size, min(self._sizes.selected, candidates.numel())
-        no_entries = (torch.zeros(count, dtype=torch.int64), torch.zeros(count))
+        no_entries = (self._zeros(count, dtype=torch.int64), self._zeros(count))
         result = torch.cat([tail.view(torch.int32), pack_entries(no_entries, size)])
         received = self._gather(torch.cat([self._corrected[candidates], tail]), "gather_values")
         if received:

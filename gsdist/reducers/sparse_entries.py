@@ -37,7 +37,7 @@ def sum_entries(parts: Iterable[Entries]) -> Entries:
     indices, positions = torch.unique(
         torch.cat([indices for indices, _ in parts]), return_inverse=True
     )
-    sums = torch.zeros(indices.numel())
+    sums = torch.zeros(indices.numel(), device=indices.device)
     start = 0
     for (
         part_indices,

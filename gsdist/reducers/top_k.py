@@ -20,7 +20,7 @@ import torch
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.config import SparseConfig, check_fields
 from gsdist.reducers.sparse_entries import index_dtype, pack_entries, sum_entries, unpack_entries
-from gsdist.sketch.select import top_k
+from gsdist.sketch.on_device import top_k
 
 __all__ = ["TopKConfig", "TopKReducer"]
 
@@ -59,7 +59,7 @@ class TopKReducer(CompressedReducer[TopKConfig]):
         return self._exchange_entries(selected)
 
     def _exchange_entries(self, count: int) -> Update | None:
-        reduced = self._reduce_values(torch.empty(0, dtype=torch.int64))
+        reduced = self._reduce_values(self._zeros(0, dtype=torch.int64))
         if reduced is None:
             return None
         size = self._layout.compressed_size

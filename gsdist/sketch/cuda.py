@@ -59,6 +59,21 @@ class CudaSketch:
         self._table = table
         self._orders: dict[tuple[int, int], BlockOrder] = {}
 
+    @property
+    def format(self) -> SketchFormat:
+        """Return the format."""
+        return self._format
+
+    @property
+    def table(self) -> Any:
+        """Return the table itself, float32 (rows, columns); writing to it changes the sketch."""
+        return self._table
+
+    def zero_(self) -> None:
+        """Set all cells to zero."""
+        with on_stream_of(self._table):
+            self._cells.zero_()
+
     def encode(self, values: Any, offset: int = 0) -> None:
         """Add `values` at coordinates offset, offset + 1, ... of the vector.
 

@@ -6,10 +6,9 @@ A seed of 2^63 or more does not fit a torch operator's signed integer; pass seed
 import torch
 from torch import Tensor
 
-from gsdist.sketch import cuda, select
-from gsdist.sketch.count_sketch import CountSketch
-from gsdist.sketch.cuda import CudaSketch
+from gsdist.sketch import on_device
 from gsdist.sketch.format import SketchFormat
+from gsdist.sketch.on_device import Sketch, sketch_on
 
 __all__ = [
     "count_sketch_encode_",
@@ -22,14 +21,12 @@ __all__ = [
 _DEVICES = ("cpu", "cuda")
 
 
-def _sketch(table: Tensor, seed: int, dimension: int) -> CountSketch[Tensor] | CudaSketch:
+def _sketch(table: Tensor, seed: int, dimension: int) -> Sketch:
     rows, columns = table.shape
     sketch_format = SketchFormat(
         rows=rows, columns=columns, seed=seed % (1 << 64), dimension=dimension
     )
-    if table.device.type == "cuda":
-        return CudaSketch(sketch_format, table)
-    return CountSketch(sketch_format, table)
+    return sketch_on(table, sketch_format)
 
 
 @torch.library.custom_op(
@@ -71,7 +68,7 @@ def count_sketch_heavy_hitters(
 @torch.library.custom_op("gsdist::top_k", mutates_args=(), device_types=_DEVICES)
 def top_k(values: Tensor, k: int) -> Tensor:
     """Return the k indices of largest |value|, ascending int64; ties go to the lowest index."""
-    return cuda.top_k(values, k) if values.is_cuda else select.top_k(values, k)
+    return on_device.top_k(values, k)
 
 
 @count_sketch_encode_.register_fake

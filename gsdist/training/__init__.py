@@ -2,6 +2,7 @@
 
 from gsdist.training.auto import choose_reducer
 from gsdist.training.config import TrainConfig
+from gsdist.training.device import training_device
 from gsdist.training.launch import Launch, Launcher, detect_launch, process_group
 from gsdist.training.run_config import AutoConfig, RunConfig
 from gsdist.training.summary import RunSummary
@@ -18,4 +19,5 @@ __all__ = [
     "choose_reducer",
     "detect_launch",
     "process_group",
+    "training_device",
 ]

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.utils.data import default_collate
 
@@ -14,15 +15,19 @@ from gsdist.planner import CANDIDATES, Plan, Situation, local_seconds, make_plan
 from gsdist.reducers import DenseConfig, ReducerConfig, SparseConfig
 from gsdist.training import randomness
 from gsdist.training.config import TrainConfig
+from gsdist.training.device import to_device
 from gsdist.training.run_config import RunConfig
 from gsdist.workloads import Workload
 
 __all__ = ["choose_reducer"]
 
+_CPU = torch.device("cpu")
 _ROUNDS = 3
 
 
-def choose_reducer(run: RunConfig, workload: Workload) -> tuple[RunConfig, str]:
+def choose_reducer(
+    run: RunConfig, workload: Workload, device: torch.device = _CPU
+) -> tuple[RunConfig, str]:
     """Replace the reducer "auto" by the one that is predicted to reach dense quality first.
 
     All ranks must call it and choose alike. Returns the run and a line that says what was chosen and why.
@@ -43,37 +48,42 @@ def choose_reducer(run: RunConfig, workload: Workload) -> tuple[RunConfig, str]:
                 f'reducer is "auto" with {name}={getattr(config, name)}; auto compares exchanges of every '
                 "step between all workers, name the reducer to be used"
             )
-    plan = _plan(config, workload)
+    plan = _plan(config, workload, device)
     return replace(run, reducer=_fitted(plan.chosen.candidate.config, config)), _explained(plan)
 
 
-def _plan(config: TrainConfig, workload: Workload) -> Plan:
+def _plan(config: TrainConfig, workload: Workload, device: torch.device) -> Plan:
     with share_faults():
         randomness.seed_everything(config.seed)
-        model = workload.build_model()
+        model = workload.build_model().to(device)
         shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad}
-        compute = config.accumulation * _compute_seconds(config, workload, model)
-        local = local_seconds(CANDIDATES.values(), shapes)
+        compute = config.accumulation * _compute_seconds(config, workload, model, device)
+        local = local_seconds(CANDIDATES.values(), shapes, device)
     measured = gather_json([compute, local])
     situation = Situation(
         ranks=dist.get_world_size(),
-        link=probe_link(),
+        link=probe_link(device=device),
         compute_seconds=max(compute for compute, _ in measured),
     )
     slowest = {name: max(local[name] for _, local in measured) for name in local}
     return make_plan(shapes, slowest, situation)
 
 
-def _compute_seconds(config: TrainConfig, workload: Workload, model: Any) -> float:
+def _compute_seconds(
+    config: TrainConfig, workload: Workload, model: Any, device: torch.device
+) -> float:
     """Return the median time of a forward and a backward pass, the first not counted."""
     dataset: Any = workload.training_dataset()
     examples = [dataset[index % len(dataset)] for index in range(config.batch_size)]
     generator = randomness.generator_for(config.seed)
-    batch = workload.prepare_batch(default_collate(examples), training=True, generator=generator)
+    collated = to_device(default_collate(examples), device)
+    batch = workload.prepare_batch(collated, training=True, generator=generator)
     seconds = []
     for _ in range(1 + _ROUNDS):
         start = time.perf_counter()
         workload.loss(model, batch).total.backward()  # type: ignore[no-untyped-call]
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
 

@@ -325,7 +325,7 @@ def _from_tensors(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         return node
 
     packed = tensors[f"{prefix}/{_VALUES}"]
-    tree = torch.load(io.BytesIO(packed.numpy().tobytes()), weights_only=True)
+    tree = torch.load(io.BytesIO(packed.numpy().tobytes()), map_location="cpu", weights_only=True)
     restored: dict[str, Any] = restore(tree)
     return restored
 

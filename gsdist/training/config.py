@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from gsdist.errors import ConfigError
 from gsdist.integrations.outer_step import OuterStepConfig
+from gsdist.training.device import Device
 from gsdist.training.launch import Backend
 
 __all__ = ["TrainConfig"]
@@ -64,8 +65,11 @@ class TrainConfig:
     """Passed to DistributedDataParallel: the model may leave parameters without gradient."""
     bucket_cap_mb: float = 25.0
     """Passed to DistributedDataParallel: size of a gradient bucket in MiB."""
+    device: Device = "auto"
+    """What each worker trains on; auto: the GPU of its local rank where torch finds one."""
     backend: Backend = "auto"
-    """What carries collectives; auto: mpi4py under mpirun where it is installed, gloo otherwise."""
+    """What carries collectives; auto: NCCL between GPUs (and gloo beside it), else mpi4py under mpirun where
+    it is installed, else gloo."""
     timeout: float = 300.0
     """Deadline of every collective in seconds."""
     data_workers: int = 0
@@ -154,6 +158,7 @@ _CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("cosine", "multistep", "constant"),
     "amp": ("off", "bf16", "fp16"),
+    "device": get_args(Device),
     "backend": get_args(Backend),
 }
 

@@ -16,7 +16,7 @@ from gsdist.errors import ConfigError
 
 __all__ = ["Backend", "Launch", "Launcher", "detect_launch", "process_group"]
 
-Backend = Literal["auto", "gloo", "mpi4py"]
+Backend = Literal["auto", "gloo", "mpi4py", "nccl"]
 _REQUIRED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _NUMBERS = ("rank", "world_size", "local_rank")
 
@@ -150,11 +150,14 @@ def _refuse_contradictions(environment: Mapping[str, str], launchers: "list[Laun
 
 
 @contextmanager
-def process_group(launch: Launch, timeout: timedelta, backend: Backend = "auto") -> Iterator[None]:
+def process_group(
+    launch: Launch, timeout: timedelta, backend: Backend = "auto", *, on_gpu: bool = False
+) -> Iterator[None]:
     """Open the default process group for the time of the block.
 
-    `auto` is mpi4py under mpirun where mpi4py is installed, gloo otherwise. A group that is already open is
-    used and left open. A job of one process gets a group of one that lives in memory and opens no port.
+    `auto` is NCCL for workers `on_gpu`, with gloo for what they hold on the CPU; else mpi4py under mpirun
+    where mpi4py is installed; else gloo. A group that is already open is used and left open. A job of one
+    process gets a group of one that lives in memory and opens no port.
     After an exception a group on MPI leaves the end of the job to the launcher: no peer waits for this rank.
 
     Raises:
@@ -167,8 +170,10 @@ def process_group(launch: Launch, timeout: timedelta, backend: Backend = "auto")
         yield
         return
     if backend == "auto":
-        backend = "mpi4py" if launch.by_mpi and find_spec("mpi4py") else "gloo"
-    dist.init_process_group(backend, timeout=timeout, **_rendezvous(launch, backend))
+        by_mpi = launch.by_mpi and find_spec("mpi4py")
+        backend = "nccl" if on_gpu else "mpi4py" if by_mpi else "gloo"
+    opened = "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
+    dist.init_process_group(opened, timeout=timeout, **_rendezvous(launch, backend))
     try:
         _require_same_job(launch)
         yield

@@ -44,6 +44,7 @@ class Learner:
         *,
         total_steps: int,
         stopwatch: Stopwatch,
+        device: torch.device,
     ) -> None:
         """Build everything. Collectives: those of DDP's construction and of `attach`, or of `OuterStep`."""
         self._workload = workload
@@ -51,17 +52,18 @@ class Learner:
         self._reducer = reducer
         self._total_steps = total_steps
         self._stopwatch = stopwatch
+        self._device = device
         self._dtype = _AUTOCAST[config.amp]
         self.learning_rate = 0.0
         """Learning rate of the last step."""
-        self._scaler = torch.amp.GradScaler("cpu", enabled=config.amp == "fp16")
+        self._scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self._wrap(workload.build_model())
 
     def _wrap(self, model: nn.Module) -> None:
         # DDP's advice about 1x1 convolutions, whose strides say nothing; nobody can act on it.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         config = self._config
-        self.model = model
+        self.model = model.to(self._device)
         self._optimizer = _make_optimizer(model, config)
         self._scheduler = make_scheduler(self._optimizer, config, self._total_steps)
         outer = config.outer_step()
@@ -130,7 +132,7 @@ class Learner:
         return terms
 
     def _loss(self, batch: Any) -> LossParts:
-        with torch.autocast("cpu", dtype=self._dtype, enabled=self._dtype is not None):
+        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
             return self._workload.loss(self._ddp or self.model, batch)
 
     def _update(self) -> None:

@@ -40,6 +40,7 @@ def capture(generator: torch.Generator) -> dict[str, Any]:
             "gauss": float(numpy_state["gauss"]),
         },
         "torch": torch.get_rng_state(),
+        "gpu": torch.cuda.get_rng_state() if _gpu_in_use() else None,
         "augmentation": generator.get_state(),
     }
 
@@ -60,4 +61,10 @@ def restore(state: Mapping[str, Any], generator: torch.Generator) -> None:
         }
     )
     torch.set_rng_state(state["torch"])
+    if state["gpu"] is not None and _gpu_in_use():
+        torch.cuda.set_rng_state(state["gpu"])
     generator.set_state(state["augmentation"])
+
+
+def _gpu_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ __all__ = ["AutoConfig", "RunConfig", "flatten"]
 
 _BOOKKEEPING = frozenset(
     {"timeout", "data_workers", "evaluate_every", "log_every", "checkpoint_every", "checkpoint_dir"}
-    | {"keep", "resume", "run_dir", "progress", "backend", "save_model"}
+    | {"keep", "resume", "run_dir", "progress", "device", "backend", "save_model"}
 )
 """Fields of TrainConfig that do not change what is computed."""
 

@@ -15,6 +15,7 @@ import gsdist
 from gsdist.collectives import require_agreement, share_faults
 from gsdist.errors import ConfigError
 from gsdist.training import metrics, randomness
+from gsdist.training.device import to_device
 from gsdist.training.learner import Learner
 from gsdist.training.progress import open_progress
 from gsdist.training.run_config import RunConfig, flatten
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Trainer"]
 
+_CPU = torch.device("cpu")
 _TRAINING_PHASES = ("data", "forward", "backward", "optimizer")
 _EXCHANGE = "exchange: "
 _DROPOUT, _AUGMENTATION, _LOADER = 1, 2, 3
@@ -41,8 +43,8 @@ class Trainer:
     configured. All methods must be called on every rank.
     """
 
-    def __init__(self, run: RunConfig, workload: Workload) -> None:
-        """Check that all ranks run the same, open the data and build what learns.
+    def __init__(self, run: RunConfig, workload: Workload, device: torch.device = _CPU) -> None:
+        """Check that all ranks run the same, open the data and build what learns, on a device.
 
         Raises:
             ConfigMismatch: ranks differ in settings or versions; on every rank.
@@ -53,6 +55,7 @@ class Trainer:
         self._run = run
         self._config = config = run.train
         self._workload = workload
+        self._device = device
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
         require_agreement(
             {
@@ -75,6 +78,7 @@ class Trainer:
             exchange,
             total_steps=self._total_steps,
             stopwatch=self._stopwatch,
+            device=device,
         )
         # Dropout and augmentation draw from sources that differ between workers.
         randomness.seed_everything(randomness.derive_seed(config.seed, _DROPOUT, self._rank))
@@ -171,10 +175,12 @@ class Trainer:
             batch_sampler=self._batches,
             num_workers=self._config.data_workers,
             collate_fn=self._workload.collate_function(),
+            pin_memory=self._device.type == "cuda",
             generator=randomness.generator_for(self._config.seed, _LOADER, self._rank, self._epoch),
         )
         for batch in loader:
-            yield self._workload.prepare_batch(batch, training=True, generator=self._augmentation)
+            moved = to_device(batch, self._device)
+            yield self._workload.prepare_batch(moved, training=True, generator=self._augmentation)
 
     # ---- evaluation and records ---------------------------------------------------------------------
 
@@ -194,7 +200,10 @@ class Trainer:
                 collate_fn=self._workload.collate_function(),
                 generator=torch.Generator(),
             )
-            prepared = (self._workload.prepare_batch(batch, training=False) for batch in loader)
+            prepared = (
+                self._workload.prepare_batch(to_device(batch, self._device), training=False)
+                for batch in loader
+            )
             with self._learner.shared_parameters():
                 shares = self._workload.evaluate(self._learner.model, prepared)
             names = sorted(shares)
@@ -339,7 +348,7 @@ class Trainer:
         self._step, self._epoch, self._batch = (
             position[name] for name in ("step", "epoch", "batch")
         )
-        self._unlogged = own["unlogged"]
+        self._unlogged = to_device(own["unlogged"], self._device)
         self._stopwatch.seconds.update(own["seconds"])
         randomness.restore(own["randomness"], self._augmentation)
         return self._step

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,9 @@ FLAGS = [
     "-shared",
     "-fPIC",
 ]
+
+_ONE_AT_A_TIME = threading.Lock()
+"""The emulated threads of a kernel are fibers of one real thread."""
 
 
 @functools.cache
@@ -67,14 +71,15 @@ class EmulatedLauncher:
     def launch_part(self, kernel, thread_blocks, begin, end, arguments):
         """Run only the thread blocks begin..end-1 of the grid."""
         words = as_words(arguments)
-        error = _library().launch(
-            kernel.encode(),
-            thread_blocks,
-            begin,
-            end,
-            self._shuffle,
-            (ctypes.c_uint64 * len(words))(*words),
-            len(words),
-        )
+        with _ONE_AT_A_TIME:
+            error = _library().launch(
+                kernel.encode(),
+                thread_blocks,
+                begin,
+                end,
+                self._shuffle,
+                (ctypes.c_uint64 * len(words))(*words),
+                len(words),
+            )
         if error is not None:
             raise RuntimeError(error.decode())

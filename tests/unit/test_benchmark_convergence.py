@@ -17,13 +17,13 @@ from benchmarks.convergence.__main__ import main
 from benchmarks.convergence.budgets import Fitter
 from benchmarks.convergence.emulation import EmulatedExchange, dense_bytes
 from benchmarks.convergence.gradients import Objective, worker_gradients
-from benchmarks.convergence.methods import DENSE, METHODS, settings_of
+from benchmarks.convergence.methods import DENSE, METHODS, for_optimizer, settings_of
 from benchmarks.convergence.oracle import OracleConfig
 from benchmarks.convergence.run import Curves, train, trained_steps
-from benchmarks.convergence.table import Cell, keep, rows_of, summarize
-from benchmarks.convergence.workloads import Training, open_workload, training_batches
+from benchmarks.convergence.table import Cell, cells, keep, rows_of, summarize
+from benchmarks.convergence.workloads import PRESETS, Training, open_workload, training_batches
 from gsdist.models import build_model
-from gsdist.reducers import DenseConfig, GsSgdPaperConfig
+from gsdist.reducers import DenseConfig, GsSgdPaperConfig, SparseConfig
 from gsdist.workloads import ClassificationConfig, ClassificationWorkload
 
 DIGITS = Training(
@@ -141,6 +141,54 @@ def test_a_budget_is_used_up_within_five_percent(name: str) -> None:
     fit = Fitter(parameters, workers=3, steps=400).fit(METHODS[name], 10.0, warmup_share=0.25)
     assert fit.meets and fit.runs
     assert 10.0 <= fit.compression <= 10.5
+
+
+def test_methods_can_be_held_at_the_same_density() -> None:
+    table = cells(
+        DIGITS,
+        ["gs-sgd-paper", "g-top-k", "sketched-sgd"],
+        workers=[4],
+        budgets=[10.0],
+        seeds=[0],
+        warmup_share=0.25,
+        density=0.01,
+    )
+    configs = [cell.config for cell in table if cell.method != DENSE]
+    assert len(configs) == 3
+    for config in configs:
+        assert isinstance(config, SparseConfig)
+        assert (config.density, config.warmup_steps) == (0.01, 0)
+
+
+def test_a_density_is_refused_where_no_coordinates_are_selected() -> None:
+    with pytest.raises(SystemExit, match="power-sgd selects no coordinates"):
+        main(["--density", "0.01", "--methods", "g-top-k", "power-sgd"])
+
+
+def test_adamw_gets_the_averaged_gradient_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    adamw = replace(PRESETS["mlp"], optimizer="adamw")
+    monkeypatch.setattr("benchmarks.convergence.run.PRESETS", {"mlp": adamw})
+    training = replace(DIGITS, learning_rate=2e-3)
+    workload = open_workload(training)
+    torch.manual_seed(3)
+    expected = workload.build_model()
+    optimizer = torch.optim.AdamW(
+        expected.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=training.steps)
+    for images, labels in islice(training_batches(training, workload, 3), training.steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(expected(images), labels).backward()
+        optimizer.step()
+        schedule.step()
+    everything = for_optimizer(replace(METHODS["top-k"], density=1.0), "adamw")
+    torch.manual_seed(3)
+    objective = Objective(workload, workload.build_model())
+    for _ in trained_steps(training, everything, objective, Curves(), workers=4, seed=3):
+        pass
+    torch.testing.assert_close(
+        list(objective.model.parameters()), list(expected.parameters()), rtol=1e-3, atol=1e-5
+    )
 
 
 def test_settings_of_a_method_can_be_replaced() -> None:

@@ -35,10 +35,19 @@ RESULTS: dict[str, dict[str, Any]] = {
         ],
     },
     "convergence.json": {
+        "training": {"workload": "net", "steps": 40, "global_batch": 8},
+        "density": 0.01,
         "rows": [
-            {"method": "some-method", "workers": 64, "budget": 10, "seed": 0}
+            {"method": "some-method", "workers": 64, "budget": 10, "seed": seed}
             | {"wire_compression": 9.87, "accuracy": 0.4321, "loss": 1.234}
-        ]
+            | {"curves": {"loss": [2.0] * 39 + [None], "bytes": list(range(1, 41))}}
+            for seed in (0, 1)
+        ],
+        "summary": [
+            {"method": "some-method", "workers": 64, "budget": 10, "seeds": 2, "loss": 1.234}
+            | {"wire_compression": 9.87, "accuracy": 0.4321, "accuracy_standard_error": 0.0123}
+            | {"accuracy_minus_dense": -0.021, "accuracy_minus_dense_standard_error": 0.004}
+        ],
     },
     "step.json": {
         "cells": [
@@ -131,7 +140,8 @@ def test_lost_and_failed_cells_stay(pages: tuple[str, str]) -> None:
 
 def test_every_kind_of_result_is_shown(pages: tuple[str, str]) -> None:
     assert "| ring | 4.0 (8) | 8.0 (16) |" in pages[1]
-    assert "| some-method | 10 | 0 | 9.9 | 43.2 | 1.234 |" in pages[1]
+    assert "| some-method | 10 | 2 | 9.9 | 43.2 +- 1.2 | -2.1 +- 0.4 | 1.234 |" in pages[1]
+    assert "loss by bytes, the same share of the coordinates" in pages[0]
     assert "| overlapping | 80.0 | -1.0 | 30.0 | 40.0 | 70 | 12.3 | 1.2 |" in pages[1]
     assert "| rotated | 0.900 | 0.987 |" in pages[1]
     assert "| student | 93.78 | 0.46 | 4 | 10.4 |" in pages[1]
@@ -149,7 +159,7 @@ def test_every_kind_of_result_is_shown(pages: tuple[str, str]) -> None:
 
 def test_page_needs_nothing_from_outside(pages: tuple[str, str]) -> None:
     assert "<script" not in pages[0] and 'src="http' not in pages[0]
-    assert pages[0].count("<svg") == 5
+    assert pages[0].count("<svg") == 7
 
 
 def test_unknown_results_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

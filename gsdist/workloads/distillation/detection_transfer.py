@@ -141,10 +141,11 @@ class DetectionTransferWorkload(Workload):
         """
         images, targets = batch
         if training:
-            flips = torch.zeros(len(images), dtype=torch.int64)
+            flips = [0] * len(images)
             if self.config.augment:
-                flips = torch.randint(2, (len(images),), generator=generator)
-            pairs = zip(images, targets, flips.tolist(), strict=True)
+                home = None if generator is None else generator.device
+                flips = torch.randint(2, (len(images),), generator=generator, device=home).tolist()
+            pairs = zip(images, targets, flips, strict=True)
             chosen = [_for_training(*pair) for pair in pairs]
             images, targets = [image for image, _ in chosen], [target for _, target in chosen]
         return [image.to(torch.float32) / 255 for image in images], targets
