@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["divergence", "log_probabilities"]
+__all__ = ["at_least_float32", "divergence", "log_probabilities"]
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -25,8 +25,13 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """Compute the logarithm of the softmax over rows `(N, C)`, in float32 at least.
+    """Compute the logarithm of the softmax over rows `(N, C)`, in float32 at least."""
+    return at_least_float32(logits).log_softmax(1)
 
-    Under autocast logits come in half precision, whose rounding errors are as large as what is compared.
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Return logits in float32, those in float64 as they are.
+
+    Under autocast they come in half precision, whose rounding errors are as large as what is compared.
     """
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
