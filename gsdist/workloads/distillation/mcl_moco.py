@@ -88,7 +88,7 @@ class QueuedPeers(nn.Module):
         Collectives: one all-gather of the images and one of the keys.
         """
         embeddings = [F.normalize(network(queries), dim=1) for network in self.networks]
-        return embeddings, self._keys(keyed), self.queue.keys.clone()
+        return embeddings, self._keys(keyed), self.queue.keys.detach()
 
     @torch.no_grad()
     def _keys(self, images: Tensor) -> Tensor:
