@@ -75,6 +75,9 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.what_if --json runs/bench-full/what-if.json
 	$(BIN)/python -m benchmarks.hierarchical --json runs/bench-full/hierarchical.json
 	$(BIN)/python -m benchmarks.outer_step --all --json runs/bench-full/outer-step.json
+	-$(BIN)/python -m benchmarks.distillation --acceptance --json runs/bench-full/distillation-digits.json
+	-$(BIN)/python -m benchmarks.distillation --cifar10 --folder runs/distillation-cifar10 --json runs/bench-full/distillation-cifar10.json
+	-$(BIN)/python -m benchmarks.distillation --step-cost --json runs/bench-full/distillation-step-cost.json
 	$(BIN)/python -m benchmarks.report runs/bench-full/*.json --output runs/bench-full/report.html --markdown runs/bench-full/report.md
 
 lock: $(INSTALLED)

@@ -28,6 +28,8 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
         return _directions(result)
     if "teacher" in result:
         return _distillation(result)
+    if "median_seconds" in result:
+        return _distillation_step(result)
     if result.get("cells") and "operation" in result["cells"][0]:
         return _collectives(result)
     if "predicted_cells" in result:
@@ -93,10 +95,20 @@ def _distillation(result: Mapping[str, Any]) -> Section:
         ],
     )
     setting = ", ".join(f"{name} {value}" for name, value in result["setting"].items())
+    text = f"Accuracy of students; the teacher reaches {result['teacher']:.2f} %. {setting}."
+    title = f"Distillation on {result['setting']['data']}"
+    return Section(title=title, text=text, tables=[table])
+
+
+def _distillation_step(result: Mapping[str, Any]) -> Section:
+    rows = [[name, f"{1000 * seconds:.1f}"] for name, seconds in result["median_seconds"].items()]
     text = (
-        f"Accuracy of students on digits; the teacher reaches {result['teacher']:.2f} %. {setting}."
+        f"Step of an HSAKD student, {result['networks']}, batches of {result['batch_size']}: ratio "
+        f"{result['ratio']:.3f}, at most {result['bound']} wanted; medians of {result['rounds']} rounds in "
+        "turns."
     )
-    return Section(title="Distillation", text=text, tables=[table])
+    table = Table(title="", head=["who steps", "ms"], rows=rows)
+    return Section(title="Cost of distilling", text=text, tables=[table])
 
 
 _Groups = dict[str, list[Mapping[str, Any]]]

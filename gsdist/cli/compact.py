@@ -33,7 +33,12 @@ def main(arguments: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--strip", action="store_true", help="drop the branches; the answers stay the same"
+        "--strip",
+        action="store_true",
+        help="drop branches, and all but one of networks that learnt together; the answers stay the same",
+    )
+    parser.add_argument(
+        "--peer", type=int, default=1, help="which of several networks to keep (default: 1)"
     )
     parser.add_argument(
         "--layout",
@@ -53,20 +58,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("output", type=Path, metavar="OUTPUT")
     options = parser.parse_args(arguments)
     if options.strip:
-        _strip(options.input, options.output)
+        _strip(options.input, options.output, options.peer)
     else:
         _compact(options)
     return 0
 
 
-def _strip(source: Path, target: Path) -> None:
+def _strip(source: Path, target: Path, peer: int) -> None:
     import torch
 
-    from gsdist.models.branches import strip_branches
+    from gsdist.models.branches import strip
     from gsdist.workloads.weights import read_weights
 
     state = read_weights(source)
-    kept = strip_branches(state)
+    kept = strip(state, peer=peer)
     torch.save(kept, target)
     before, after = (sum(value.numel() for value in part.values()) for part in (state, kept))
     print(f"{target}: {after:,} of {before:,} numbers")

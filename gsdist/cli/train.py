@@ -46,8 +46,13 @@ _WORKLOADS: dict[str, tuple[Any, Any]] = {
     "hsakd-student": (distillation.HsakdStudentConfig, distillation.HsakdStudentWorkload),
     "hssakd-online": (distillation.HssakdOnlineConfig, distillation.HssakdOnlineWorkload),
     "linear-transfer": (distillation.LinearTransferConfig, distillation.LinearTransferWorkload),
+    "detection-transfer": (
+        distillation.DetectionTransferConfig,
+        distillation.DetectionTransferWorkload,
+    ),
     "mcl": (distillation.MclConfig, distillation.MclWorkload),
     "mcl-memory-bank": (distillation.MclMemoryBankConfig, distillation.MclMemoryBankWorkload),
+    "mcl-moco": (distillation.MclMocoConfig, distillation.MclMocoWorkload),
 }
 _DEFAULT_REDUCER = "gs-sgd"
 _REDUCERS: dict[str, Any] = {**REDUCER_CONFIGS, "auto": AutoConfig}
@@ -72,7 +77,9 @@ workloads:
   hssakd-online    two networks with branches that teach each other
   mcl              networks that contrast each other's embeddings of the batch
   mcl-memory-bank  the same with remembered embeddings
+  mcl-moco         the same without labels, by momentum contrast
   linear-transfer  a linear classifier on the features of a trained network
+  detection-transfer  a detector of objects on the stages of a trained network
 
 `gsdist train WORKLOAD --help` lists the options.
 """
@@ -234,8 +241,8 @@ def _options_class(
         "pair": option(
             str | None,
             None,
-            help="Distillation: begin with the published settings of TEACHER:STUDENT on CIFAR-100, "
-            f"one of {', '.join(PAIRS)}.",
+            help="Distillation: begin with the published settings of TEACHER:STUDENT, one of "
+            f"{', '.join(PAIRS)}; of mcl and hssakd-online NETWORK:NETWORK, such as wrn40-2:wrn40-2.",
         ),
         "prune_name": option(
             str | None,
@@ -326,6 +333,11 @@ def _parse_file(
         raise
 
 
+def _compression_of(summary: RunSummary) -> str:
+    parts = ", ".join(f"{name} {value:.1f}x" for name, value in summary.compression_of.items())
+    return f"of it {parts}\n" if parts else ""
+
+
 def _print_summary(summary: RunSummary, train: TrainConfig, json_target: str | None) -> None:
     if json_target == "-":
         print(summary.to_json(), end="")
@@ -337,5 +349,6 @@ def _print_summary(summary: RunSummary, train: TrainConfig, json_target: str | N
         f"({summary.steps_per_s:.2f} steps/s) on {summary.world_size} worker(s)\n"
         f"payload {summary.payload_bytes_run:,} bytes, dense {summary.dense_bytes_run:,} bytes: "
         f"{summary.compression:.1f}x compression over the whole run\n"
+        f"{_compression_of(summary)}"
         f"summary, metrics and settings in {train.run_dir}"
     )

@@ -1,6 +1,12 @@
 """Offer the data sets that the workloads train on: load, fetch, verify, describe, augment."""
 
-from gsdist.data.augment import normalize, random_crop, random_flip
+from gsdist.data.augment import (
+    normalize,
+    random_colours,
+    random_crop,
+    random_flip,
+    random_resized_crop,
+)
 from gsdist.data.class_balanced import ClassBalancedBatches
 from gsdist.data.download import data_root
 from gsdist.data.images import ImageArrays, ImageDataset, ImageFormat, few_of_each_class
@@ -31,6 +37,8 @@ __all__ = [
     "load_dataset",
     "load_text",
     "normalize",
+    "random_colours",
     "random_crop",
     "random_flip",
+    "random_resized_crop",
 ]

@@ -9,9 +9,9 @@ from torch import Tensor
 from gsdist.data.images import ImageDataset, ImageFormat
 from gsdist.errors import DataError
 
-__all__ = ["DEFAULT_IMAGE_SIZE", "FolderImages", "imagenet_folder"]
+__all__ = ["FolderImages", "imagenet_folder"]
 
-DEFAULT_IMAGE_SIZE = 224
+_IMAGE_SIZE = 224
 _FOLDERS = {"train": "train", "test": "val"}
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -43,7 +43,7 @@ class FolderImages(ImageDataset):
         root: Path,
         split: Literal["train", "test"],
         *,
-        image_size: int = DEFAULT_IMAGE_SIZE,
+        image_size: int = _IMAGE_SIZE,
         random_crop: bool | None = None,
         subset: int | None = None,
     ) -> None:

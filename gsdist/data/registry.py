@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gsdist.data import cifar10, digits, fashion_mnist, text
 from gsdist.data.download import data_root
-from gsdist.data.image_folder import DEFAULT_IMAGE_SIZE, FolderImages, imagenet_folder
+from gsdist.data.image_folder import FolderImages, imagenet_folder
 from gsdist.data.images import ImageArrays, ImageDataset, ImageFormat
 from gsdist.data.tiny_imagenet import TinyImageNet
 from gsdist.data.torchvision_cifar import CIFAR100_FORMAT, load_cifar100
@@ -161,8 +161,8 @@ def load_dataset(
         split: "train" or "test" (the folder `val/` of folder data).
         root: data root; default GSDIST_DATA, then ~/.cache/gsdist/data.
         subset: keep this many images: the first ones, of folders evenly spread ones; None = all.
-        image_size: height and width that folder images are cut to, default 224; other data has its
-            own size.
+        image_size: height and width that folder images are cut to, default 224, and that those of
+            tiny-imagenet are scaled to, default 64; other data has its own size.
         random_crop: whether folder images are cut at random; None = only for training.
 
     Raises:
@@ -176,18 +176,17 @@ def load_dataset(
     folder = data_root(root)
     if name in _ARRAYS:
         return _load_arrays(name, split, folder, subset, image_size)
-    if name == "tiny-imagenet":
-        tiny = TinyImageNet(folder, split, subset=subset)
-        _check_size(name, image_size, tiny.format)
-        return tiny
     if image_size is not None and image_size < 1:
         raise ConfigError(f"image_size must be at least 1 pixel, got {image_size}")
+    sized = {} if image_size is None else {"image_size": image_size}
+    if name == "tiny-imagenet":
+        return TinyImageNet(folder, split, subset=subset, **sized)
     return FolderImages(
         imagenet_folder(folder) if name == "imagenet" else folder,
         split,
-        image_size=DEFAULT_IMAGE_SIZE if image_size is None else image_size,
         random_crop=random_crop,
         subset=subset,
+        **sized,
     )
 
 

@@ -24,6 +24,7 @@ class TinyImageNet(ImageDataset):
     Args:
         root: folder that holds `tiny-imagenet-200/`.
         split: "train", or "test" for `val/`.
+        image_size: height and width that images are scaled to; at 32 networks for CIFAR fit.
         subset: keep this many images, spread evenly over the sorted list; None = all.
 
     Raises:
@@ -31,7 +32,12 @@ class TinyImageNet(ImageDataset):
     """
 
     def __init__(
-        self, root: Path, split: Literal["train", "test"], *, subset: int | None = None
+        self,
+        root: Path,
+        split: Literal["train", "test"],
+        *,
+        image_size: int = _IMAGE_SIZE,
+        subset: int | None = None,
     ) -> None:
         folder = root / _FOLDER
         classes = sorted(path.name for path in (folder / "train").glob("*") if path.is_dir())
@@ -49,7 +55,7 @@ class TinyImageNet(ImageDataset):
         self.format = ImageFormat(
             num_classes=len(classes),
             channels=3,
-            image_size=_IMAGE_SIZE,
+            image_size=image_size,
             mean=(0.4802, 0.4481, 0.3975),
             std=(0.2770, 0.2691, 0.2821),
             crop_padding=4,
@@ -61,12 +67,14 @@ class TinyImageNet(ImageDataset):
         return len(self._samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Decode and return one image, uint8, and its label."""
+        """Decode, scale and return one image, uint8, and its label."""
         from torchvision.datasets.folder import default_loader
-        from torchvision.transforms.v2.functional import pil_to_tensor
+        from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
         path, label = self._samples[index]
-        return pil_to_tensor(default_loader(str(path))), label
+        image = pil_to_tensor(default_loader(str(path)))
+        size = self.format.image_size
+        return image if size == _IMAGE_SIZE else resize(image, [size, size]), label
 
     def all_labels(self) -> Tensor:
         """Return the labels of all images."""

@@ -166,6 +166,7 @@ class OuterStep:
             dense_bytes=4 * self._numel * self._step,
             transfers_last_step=tuple(t for part in parts for t in part.transfers_last_step),
             seconds={n: sum(part.seconds.get(n, 0.0) for part in parts) for n in phases},
+            payload_bytes_of={n: b for part in parts for n, b in part.payload_bytes_of.items()},
             residual_norm=math.hypot(*(part.residual_norm for part in parts)),
         )
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from gsdist.errors import ConfigError
 from gsdist.models.layers import initialise_convolutions
 from gsdist.models.normalization import Normalization, replace_batch_norm
+from gsdist.models.peers import peer_state
 from gsdist.models.staged import StagedNetwork
 
-__all__ = ["BranchedNetwork", "BranchedOutput", "make_branches", "strip_branches"]
+__all__ = ["BranchedNetwork", "BranchedOutput", "make_branches", "strip", "strip_branches"]
 
 
 class BranchedOutput(NamedTuple):
@@ -96,6 +97,18 @@ class BranchedNetwork(nn.Module):
         return BranchedOutput(
             logits, [branch(tap) for branch, tap in zip(self.branches, taps, strict=True)]
         )
+
+
+def strip(state: Mapping[str, Tensor], *, peer: int = 1) -> dict[str, Tensor]:
+    """Keep of what a training saved the network alone: no branches, and one of several peers.
+
+    Raises:
+        ConfigError: the state is of neither, or of fewer peers.
+    """
+    if not any(name.startswith(("networks.", "peers.")) for name in state):
+        return strip_branches(state)
+    kept = peer_state(state, peer)
+    return strip_branches(kept) if any(name.startswith("backbone.") for name in kept) else kept
 
 
 def strip_branches(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

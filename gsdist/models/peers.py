@@ -1,14 +1,15 @@
 """Put several networks that learn together into one module."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gsdist.errors import ConfigError
 from gsdist.models.staged import StagedNetwork
 
-__all__ = ["ContrastPeers", "PeerOutput", "Peers"]
+__all__ = ["ContrastPeers", "PeerOutput", "Peers", "peer_state"]
 
 EMBEDDING = 128
 """Length of the vectors that are contrasted."""
@@ -74,6 +75,29 @@ class ContrastPeers(nn.Module):
                 PeerOutput(network.classifier(vectors), F.normalize(head(vectors), dim=1))
             )
         return answers
+
+
+def peer_state(state: Mapping[str, Tensor], peer: int) -> dict[str, Tensor]:
+    """Keep of the state of networks that learn together what belongs to one of them, under its own names.
+
+    Takes the peers' own state or that of a module that holds them as "peers". Stages that all share
+    become the network's own.
+
+    Raises:
+        ConfigError: there is no such peer; they are counted from 1.
+    """
+    inner = {name.removeprefix("peers."): value for name, value in state.items()}
+    own = f"networks.{peer - 1}."
+    kept = {name.removeprefix(own): value for name, value in inner.items() if name.startswith(own)}
+    if not kept:
+        numbers = {int(name.split(".")[1]) for name in inner if name.startswith("networks.")}
+        raise ConfigError(f"there is no peer {peer}: these are the weights of {len(numbers)} peers")
+    # What is shared stands there as stem (0) and stages (1); stages keep their numbers on both sides.
+    for name, value in inner.items():
+        if name.startswith("shared."):
+            _, part, rest = name.split(".", 2)
+            kept[f"{('stem', 'stages')[int(part)]}.{rest}"] = value
+    return kept
 
 
 def _head(width: int) -> nn.Sequential:

@@ -157,7 +157,7 @@ class CompressedReducer(ABC, Generic[ConfigT]):
             self._absorb_clipped(self._config.clip_norm)
         self._collect_dense()
         update = self._exchange_whole() if self._warming_up else self._exchange()
-        self._recorder.end_step(skipped=update is None)
+        self._recorder.end_step(self._numbers_of(update) if update else {}, skipped=update is None)
         if update is None:
             self._give_up()
             return
@@ -301,6 +301,14 @@ class CompressedReducer(ABC, Generic[ConfigT]):
         self._recorder.issued("ring_all_gather", own)
         with self._recorder.phase(phase):
             return all_gather_equal(own, self._group, phase=f"step {self._step}, {phase}")
+
+    def _numbers_of(self, update: Update) -> dict[str, int]:
+        """Count, by parameter, the numbers that a step's sums are of."""
+        numbers = {segment.name: segment.numel for segment in self._layout}
+        if update.indices is not None:
+            ranges = self._layout.ranges_of(update.indices)
+            numbers |= {name: inside.stop - inside.start for name, inside in ranges.items()}
+        return numbers
 
     # ---- results ------------------------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ class DenseReducer:
                     pending.wait()
                     self._from_wire(pending.wire, pending.bucket.buffer)
         self._pending.clear()
-        self._recorder.end_step()
+        self._recorder.end_step({segment.name: segment.numel for segment in self._layout})
 
     @property
     def last_step_skipped(self) -> bool:

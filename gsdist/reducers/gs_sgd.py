@@ -277,6 +277,18 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
             self._take_out_owed(segment, kept)
         return kept if self._mask is None else kept.mul_(self._mask)
 
+    def _numbers_of(self, update: Update) -> dict[str, int]:
+        numbers = super()._numbers_of(update)
+        for name, factors in self._refreshed.items():
+            numbers[name] = sum(factor.numel() for factor in factors)
+        if self._chosen is not None:
+            taken = torch.zeros_like(self._age)
+            taken[self._chosen[0]] = 1.0
+            parts = self._split(taken)
+            counts = torch.stack([part.sum() for part in parts.values()]).tolist()
+            numbers |= {name: int(count) for name, count in zip(parts, counts, strict=True)}
+        return numbers
+
     def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
         """Zero masked coordinates of residual and momentum now and of gradients from now on."""
         self._settle()

@@ -93,6 +93,14 @@ class PowerSgdReducer(FactorReducer[PowerSgdConfig]):
                 self._right[segment.name] = q
         return Update(sums=approximation, indices=None, sent=None, dense_sums=dense_sums)
 
+    def _numbers_of(self, update: Update) -> dict[str, int]:
+        numbers = super()._numbers_of(update)
+        if not self._warming_up:
+            for segment in self._layout.compressed:
+                rank = self._right[segment.name].shape[1]
+                numbers[segment.name] = rank * sum(segment.matrix_shape)
+        return numbers
+
     def _remove_sent(self, update: Update) -> None:
         if self._warming_up:
             super()._remove_sent(update)

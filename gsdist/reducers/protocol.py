@@ -55,6 +55,9 @@ class ExchangeStatistics:
     """Collectives of the last exchange, for the cost model."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds per phase, summed over the run."""
+    payload_bytes_of: Mapping[str, float] = field(default_factory=dict)
+    """Bytes by parameter: those of each step, divided in proportion to the numbers of each parameter that
+    were summed in it."""
     residual_norm: float
     """Euclidean norm of this rank's residual; 0 for methods without one."""
 

@@ -34,6 +34,7 @@ class StatisticsRecorder:
         self._transfers: list[Transfer] = []
         self._transfers_last_step: tuple[Transfer, ...] = ()
         self._seconds: dict[str, float] = {}
+        self._payload_of: dict[str, float] = {}
         self.last_step_skipped = False
 
     @contextmanager
@@ -52,8 +53,9 @@ class StatisticsRecorder:
         if sends:
             self._payload_this_step += size
 
-    def end_step(self, *, skipped: bool = False) -> None:
-        """Close the byte count of one exchange."""
+    def end_step(self, numbers: Mapping[str, int] | None = None, *, skipped: bool = False) -> None:
+        """Close the byte count of one exchange; `numbers` of each parameter were summed in it."""
+        self._divide(numbers or {})
         self._steps += not skipped
         self._skipped += skipped
         self.last_step_skipped = skipped
@@ -62,6 +64,11 @@ class StatisticsRecorder:
         self._payload_last_step, self._payload_this_step = self._payload_this_step, 0
         self._transfers_last_step, self._transfers = tuple(self._transfers), []
 
+    def _divide(self, numbers: Mapping[str, int]) -> None:
+        each = self._payload_this_step / max(1, sum(numbers.values()))
+        for name, count in numbers.items():
+            self._payload_of[name] = self._payload_of.get(name, 0.0) + count * each
+
     def state_dict(self) -> dict[str, Any]:
         """Return the counters as plain numbers."""
         return {
@@ -69,6 +76,7 @@ class StatisticsRecorder:
             "skipped_steps": self._skipped,
             "payload_bytes": self._payload,
             "dense_bytes": self._dense_bytes,
+            "payload_bytes_of": dict(self._payload_of),
             "seconds": dict(self._seconds),
         }
 
@@ -78,6 +86,7 @@ class StatisticsRecorder:
         self._skipped = state["skipped_steps"]
         self._payload = state["payload_bytes"]
         self._dense_bytes = state["dense_bytes"]
+        self._payload_of = dict(state.get("payload_bytes_of", {}))  # unknown to earlier checkpoints
         self._seconds = dict(state["seconds"])
 
     def snapshot(self, *, residual_norm: float) -> ExchangeStatistics:
@@ -90,5 +99,6 @@ class StatisticsRecorder:
             dense_bytes=self._dense_bytes,
             transfers_last_step=self._transfers_last_step,
             seconds=dict(self._seconds),
+            payload_bytes_of=dict(self._payload_of),
             residual_norm=residual_norm,
         )

@@ -6,6 +6,7 @@ the model by a smaller one.
 
 import gc
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -234,6 +235,19 @@ class Learner:
     def statistics(self) -> ExchangeStatistics:
         """Return the counters of this rank's exchange."""
         return self._exchange.stats()
+
+    def compression_of(self) -> dict[str, float]:
+        """Return dense bytes over payload bytes of each part of the model that the workload tells apart."""
+        statistics = self.statistics()
+        steps = statistics.steps + statistics.skipped_steps
+        dense: dict[str, float] = defaultdict(float)
+        payload: dict[str, float] = defaultdict(float)
+        for name, parameter in self.model.named_parameters():
+            part = self._workload.part_of(name)
+            if part is not None and name in statistics.payload_bytes_of:
+                dense[part] += 4.0 * parameter.numel() * steps
+                payload[part] += statistics.payload_bytes_of[name]
+        return {part: size / payload[part] for part, size in dense.items() if payload[part]}
 
     def share_buffers(self) -> None:
         """Give every rank rank 0's buffers (running statistics), as DDP does before a forward pass.

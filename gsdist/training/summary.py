@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class RunSummary:
     config: Mapping[str, Mapping[str, Any]]
     config_hash: str
     versions: Mapping[str, str]
+    compression_of: Mapping[str, float] = field(default_factory=dict)
+    """The same as `compression` for the parts of the model that the workload tells apart."""
 
     @property
     def compression(self) -> float:
@@ -77,7 +79,9 @@ class RunSummary:
         Raises:
             KeyError: a field is missing.
         """
-        return cls(**{field.name: content[field.name] for field in fields(cls)})
+        wanted = {one.name for one in fields(cls)}
+        optional = {"compression_of"} - content.keys()  # not in summaries of earlier versions
+        return cls(**{name: content[name] for name in wanted - optional})
 
 
 def curves_of(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:

@@ -197,6 +197,7 @@ class Trainer:
             self._training_data,
             batch_sampler=self._batches,
             num_workers=self._config.data_workers,
+            collate_fn=self._workload.collate_function(),
             pin_memory=self._device.type == "cuda",
             generator=randomness.generator_for(self._config.seed, _LOADER, self._rank, self._epoch),
         )
@@ -228,6 +229,7 @@ class Trainer:
                     world_size=self._world_size,
                 ),
                 num_workers=self._config.data_workers,
+                collate_fn=self._workload.collate_function(),
                 generator=torch.Generator(),
             )
             prepared = (
@@ -329,6 +331,7 @@ class Trainer:
             config=self._run.tables(),
             config_hash=self._run.fingerprint(),
             versions={"gsdist": gsdist.__version__, "torch": torch.__version__},
+            compression_of=self._learner.compression_of(),
         )
         if self._rank == 0:
             directory = self._config.run_dir

@@ -39,7 +39,8 @@ class ClassificationConfig:
     data_root: str | None = None
     """Folder that holds the data; default GSDIST_DATA, then ~/.cache/gsdist/data."""
     image_size: int | None = None
-    """Height and width that folder images are cut to, default 224; other data has its own size."""
+    """Height and width that folder images are cut to, default 224, and tiny-imagenet is scaled to, default
+    64; other data has its own size."""
     train_subset: int | None = None
     """Train on this many images only; default all."""
     train_per_class: int | None = None
@@ -84,6 +85,8 @@ class ClassificationWorkload(Workload):
 
     name = "classification"
     primary_metric = "accuracy"
+    crops_on_device = False
+    """Whether `prepare_batch` cuts folder images at random, instead of the data set when it reads them."""
 
     def __init__(self, config: ClassificationConfig) -> None:
         self.config = config
@@ -168,7 +171,7 @@ class ClassificationWorkload(Workload):
             config.data_root,
             subset=config.train_subset,
             image_size=config.image_size,
-            random_crop=config.augment,
+            random_crop=config.augment and not self.crops_on_device,
         )
         if config.train_per_class is None:
             return data

@@ -21,7 +21,7 @@ and on the configuration, never on this rank's data.
 """
 
 import abc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -147,13 +147,21 @@ class Workload(abc.ABC):
 
         The trainer adds sums and counts up over ranks and divides. Implementations switch to
         evaluation mode without gradients and leave the model in the mode it came in. All ranks
-        return the same metric names, also for no batches. Issues no collective.
+        return the same metric names, also for no batches. Issues no collective unless it says so.
         """
 
     def training_batches(
         self, *, batch_size: int, rank: int, world_size: int, seed: int
     ) -> BatchSchedule | None:
         """Return how the training set is dealt out in batches, or None for a plain shuffle."""
+        return None
+
+    def collate_function(self) -> Callable[[list[Any]], Any] | None:
+        """Return what makes a batch of the data set's items, or None for torch's way, which stacks them."""
+        return None
+
+    def part_of(self, parameter: str) -> str | None:
+        """Name the part of the model, of those whose compression is reported apart, that holds it."""
         return None
 
     def replicated_loss(self, model: nn.Module) -> Tensor | None:

@@ -10,13 +10,34 @@ from torch import Tensor, nn
 
 from gsdist.data.download import file_sha256
 from gsdist.errors import CheckpointError
+from gsdist.models import StagedNetwork
 
-__all__ = ["frozen_network", "load_weights", "read_weights", "verified_hash"]
+__all__ = ["fix_weights", "frozen_network", "load_features", "load_weights", "read_weights"]
 
 Network = TypeVar("Network", bound=nn.Module)
+_CLASSIFIER = "classifier."
+"""What the last layer of a `StagedNetwork` is called; it is for the classes of its own data."""
 
 
-def verified_hash(path: Path, expected: str | None) -> str:
+def fix_weights(config: object, weights: str, sha256: str) -> None:
+    """Make the SHA-256 of a file of weights a setting, or check it where it already is one.
+
+    As a setting it is compared between ranks, kept with the run and checked on a resume.
+
+    Args:
+        config: a frozen dataclass under construction.
+        weights: name of its field that names the file; nothing happens where that is None.
+        sha256: name of its field for the hash.
+
+    Raises:
+        CheckpointError: the file cannot be read, or has another hash than the one expected.
+    """
+    path = getattr(config, weights)
+    if path is not None:
+        object.__setattr__(config, sha256, _verified_hash(path, getattr(config, sha256)))
+
+
+def _verified_hash(path: Path, expected: str | None) -> str:
     """Return the SHA-256 of a file of weights.
 
     Raises:
@@ -67,6 +88,23 @@ def load_weights(network: nn.Module, path: Path, *, assign: bool = False) -> Non
         raise CheckpointError(
             f"{path} does not hold the weights of this {type(network).__name__}: {error}; name the file "
             "written when that very network was trained"
+        ) from error
+
+
+def load_features(network: StagedNetwork, path: Path) -> None:
+    """Fill a network with weights from a file, all but its classifier.
+
+    Raises:
+        CheckpointError: not a file of weights, or weights of another network.
+    """
+    state = {k: v for k, v in network.state_dict().items() if k.startswith(_CLASSIFIER)}
+    state |= {k: v for k, v in read_weights(path).items() if not k.startswith(_CLASSIFIER)}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} does not hold the weights of this {type(network).__name__}: {error}; those of a network "
+            "with branches or peers must be stripped first (gsdist compact --strip)"
         ) from error
 
 

@@ -3,6 +3,7 @@
 Which MPI that is depends on the interpreter: the mpirun beside it, or else the one on PATH.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -20,7 +21,15 @@ import torch
 
 from benchmarks.mpirun import OPEN_MPI_SETTINGS, find_mpirun
 
-__all__ = ["JobResult", "processes_of", "require_mpi", "run_job", "run_mpi_ranks"]
+__all__ = [
+    "JobResult",
+    "losses",
+    "processes_of",
+    "require_mpi",
+    "run_job",
+    "run_mpi_ranks",
+    "torchrun",
+]
 
 ROOT = Path(__file__).parents[2]
 TIME_LIMIT = 110.0
@@ -83,6 +92,25 @@ def run_job(world_size: int, command: Sequence[str], *options: str) -> JobResult
     if late:
         pytest.fail(f"still running after {TIME_LIMIT:g} s:\n{text}", pytrace=False)
     return JobResult(exit_code=process.returncode, output=text, mark=mark)
+
+
+def torchrun(world_size: int, command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    """Run the same command under torchrun, on gloo."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
+    return subprocess.run(
+        [sys.executable, *launcher, *command],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+    )
+
+
+def losses(run: Path) -> list[float]:
+    """Read the training losses that a run has recorded."""
+    records = map(json.loads, (run / "metrics.jsonl").open())
+    return [record["loss"] for record in records if record["kind"] == "train"]
 
 
 def processes_of(mark: str) -> list[int]:

@@ -15,6 +15,8 @@ from gsdist.training import RunConfig, TrainConfig, Trainer
 from gsdist.training.sampling import TrainingBatches
 from gsdist.workloads import Workload
 from gsdist.workloads.distillation import (
+    DetectionTransferConfig,
+    DetectionTransferWorkload,
     HsakdStudentConfig,
     HsakdStudentWorkload,
     HsakdTeacherConfig,
@@ -24,6 +26,8 @@ from gsdist.workloads.distillation import (
     MclConfig,
     MclMemoryBankConfig,
     MclMemoryBankWorkload,
+    MclMocoConfig,
+    MclMocoWorkload,
     MclWorkload,
 )
 from gsdist.workloads.distillation.contrast import ContrastRows, contrast_terms
@@ -65,11 +69,14 @@ def make_workload(name: str, teacher: Path) -> tuple[Any, Workload]:
     if name == "mcl-memory-bank":
         config = MclMemoryBankConfig(negatives=16, **SMALL)
         return config, MclMemoryBankWorkload(config)
+    if name == "mcl-moco":
+        config = MclMocoConfig(queue_length=32, **SMALL)
+        return config, MclMocoWorkload(config)
     config = MclConfig(**SMALL)
     return config, MclWorkload(config)
 
 
-AS_ONE_PROCESS = ("hsakd-teacher", "hsakd-student", "hssakd-online", "mcl")
+AS_ONE_PROCESS = ("hsakd-teacher", "hsakd-student", "hssakd-online", "mcl", "mcl-moco")
 
 
 def write_teacher(path: Path) -> None:
@@ -92,7 +99,7 @@ def plain_loop(name: str, teacher: Path) -> dict[str, Tensor]:
         dealing = {"batch_size": 8, "rank": rank, "world_size": WORLD_SIZE, "seed": TRAIN.seed}
         ranks.append(workload.training_batches(**dealing) or TrainingBatches(len(data), **dealing))
     batches = zip(*ranks, strict=True)
-    for _ in range(4):
+    for step in range(1, 5):
         items = [data[index] for batch in next(batches) for index in batch]
         images, labels = (
             torch.stack([image for image, _ in items]),
@@ -102,6 +109,7 @@ def plain_loop(name: str, teacher: Path) -> dict[str, Tensor]:
         workload.loss(model, prepared).total.backward()
         optimizer.step()
         optimizer.zero_grad()
+        workload.after_step(model, step)
     return model.state_dict()
 
 
@@ -198,6 +206,40 @@ def test_contrast_of_shards_averages_to_that_of_the_batch() -> None:
         torch.testing.assert_close(sum(parts) / WORLD_SIZE, expected, rtol=1e-12, atol=1e-12)
     # Contrasts within a rank alone would give ln(B/P - 1).
     assert shards[0][-1].item() == pytest.approx(math.log(8 - 1))
+
+
+class _HalfBlind(torch.nn.Module):
+    """Find the one object of an image, unless the image is dark."""
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        found = {"boxes": BOX, "labels": torch.tensor([3]), "scores": torch.ones(1)}
+        return [
+            found if image.max() > 0 else {k: v[:0] for k, v in found.items()} for image in images
+        ]
+
+
+BOX = torch.tensor([[4.0, 4.0, 20.0, 24.0]])
+
+
+def _detect(rank: int, world_size: int, weights: str) -> list[tuple[float, float]]:
+    config = DetectionTransferConfig(model="resnet8-narrow", weights=Path(weights))
+    bright = [True, False, True, True, False, True]
+    there = {"boxes": BOX, "labels": torch.tensor([3]), "difficult": torch.tensor([False])}
+    images = [torch.full((3, 32, 32), float(value)) for value in bright]
+    batches = [([image], [there]) for image in images[rank::world_size]]
+    found = DetectionTransferWorkload(config).evaluate(_HalfBlind(), batches)
+    return [found["map_50"], found["map"]]
+
+
+@pytest.mark.slow
+def test_detections_of_all_ranks_are_measured_together(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "weights.pt")
+    whole = _detect(0, 1, str(tmp_path / "weights.pt"))
+    # Four of six objects: COCO counts the 67 of 101 levels of recall up to two thirds.
+    assert whole == [(pytest.approx(67 / 101), 1.0)] * 2
+    shares = run_ranks(_detect, WORLD_SIZE, str(tmp_path / "weights.pt"), timeout=110)
+    sums = torch.tensor(shares, dtype=torch.float64).sum(0)
+    torch.testing.assert_close(sums, torch.tensor(whole, dtype=torch.float64))
 
 
 def _train_with_gs_sgd(rank: int, world_size: int, folder: str) -> dict[str, list[float]]:

@@ -1,6 +1,5 @@
 """`gsdist train` and the examples under mpirun, against the same under torchrun on gloo."""
 
-import json
 import os
 import re
 import subprocess
@@ -11,7 +10,15 @@ import pytest
 
 from benchmarks.mpirun import OPEN_MPI_SETTINGS, find_mpirun
 from gsdist.training.summary import read_summaries
-from tests.distributed.mpi_job import ROOT, TIME_LIMIT, JobResult, require_mpi, run_job
+from tests.distributed.mpi_job import (
+    ROOT,
+    TIME_LIMIT,
+    JobResult,
+    losses,
+    require_mpi,
+    run_job,
+    torchrun,
+)
 
 require_mpi()
 
@@ -25,23 +32,6 @@ GS_SGD = [
     *("--reducer", "gs-sgd", "--reducer.min-numel", "100", "--reducer.compression", "8"),
     *("--reducer.wire-dtype", "float32"),
 ]
-
-
-def losses(run: Path) -> list[float]:
-    records = map(json.loads, (run / "metrics.jsonl").open())
-    return [record["loss"] for record in records if record["kind"] == "train"]
-
-
-def torchrun(world_size: int, command: list[str]) -> "subprocess.CompletedProcess[str]":
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
-    return subprocess.run(
-        [sys.executable, *launcher, *command],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=TIME_LIMIT,
-    )
 
 
 @pytest.mark.timeout(240)

@@ -5,23 +5,29 @@ from typing import Any
 
 import pytest
 
-from benchmarks.distillation.acceptance import METHODS, Result, check
+from benchmarks.distillation.experiments import CIFAR10, DIGITS
 from benchmarks.distillation.published import PUBLISHED, compare, table
+from benchmarks.distillation.result import Result
 from gsdist.training import RunSummary
-from gsdist.workloads.distillation.presets import PAIRS
+from gsdist.workloads.distillation.presets import PAIRS, PEERS
 
 
 def results(**means: float) -> dict[str, Result]:
     base = {"baseline": 80.0, "kd": 84.0, "kd_rotations": 90.0, "hsakd": 91.0, "compressed": 90.5}
     base |= means
     return {
-        method: Result(accuracies=[value - 1, value, value + 1], compression=[12.0] * 3)
-        for method, value in zip(METHODS, base.values(), strict=True)
+        method: result([value - 1, value, value + 1])
+        for method, value in zip(DIGITS.methods, base.values(), strict=True)
     }
 
 
+def result(accuracies: list[float], compression: float = 12.0) -> Result:
+    repeated = {"compression": [compression] * len(accuracies), "seconds": [1.0] * len(accuracies)}
+    return Result(accuracies=accuracies, **repeated)
+
+
 def failing(**means: float) -> list[str]:
-    return [name for name, holds in check(results(**means)).items() if not holds]
+    return [name for name, holds in DIGITS.check(results(**means)).items() if not holds]
 
 
 def test_expectations_hold_and_fail_one_by_one() -> None:
@@ -31,14 +37,18 @@ def test_expectations_hold_and_fail_one_by_one() -> None:
     assert failing(compressed=89.9) == ["gs-sgd is within 1 point of dense"]
     assert "hsakd beats baseline in four seeds of five" in failing(hsakd=79.0)
     assert "hsakd is at least 3 points above baseline" in failing(hsakd=82.0)
-    few = results() | {"hsakd with gs-sgd": Result(accuracies=[91.0], compression=[9.9])}
-    assert not check(few)["gs-sgd sends at most a tenth"]
+    few = results() | {"hsakd with gs-sgd": result([91.0], compression=9.9)}
+    assert not DIGITS.check(few)["gs-sgd sends at most a tenth"]
+
+
+def test_on_cifar10_the_order_is_expected() -> None:
+    rows = {"baseline": result([60.0]), "kd": result([62.0]), "hsakd": result([61.0])}
+    assert list(CIFAR10.check(rows).values()) == [False, True]
+    assert all(CIFAR10.check(rows | {"hsakd": result([63.0])}).values())
 
 
 def test_wins_are_counted_in_pairs() -> None:
-    one = Result(accuracies=[1.0, 5.0, 3.0], compression=[1.0])
-    other = Result(accuracies=[2.0, 4.0, 3.0], compression=[1.0])
-    found = one.to_mapping(other)
+    found = result([1.0, 5.0, 3.0]).to_mapping(result([2.0, 4.0, 3.0]))
     assert (found["mean"], found["sd"], found["wins"]) == (3.0, 2.0, 1)
 
 
@@ -64,7 +74,11 @@ def test_runs_stand_beside_the_published_row_of_their_pair() -> None:
             summary("kd", 0, [0.9], model="resnet20", teacher="resnet56", data="cifar10"),
         ]
     )
-    assert [row.published for row in rows] == ["73.73 .10", "69.62 .26", "-"]
+    assert [row.published for row in rows] == [
+        "hsakd 72.58 .33, hsakd* 73.73 .10",
+        "69.62 .26",
+        "-",
+    ]
     assert (rows[0].seeds, rows[0].last) == ([0, 1], pytest.approx([73, 75]))
     assert rows[0].best == pytest.approx([74, 75])
     text = table(rows)
@@ -72,5 +86,21 @@ def test_runs_stand_beside_the_published_row_of_their_pair() -> None:
     assert "resnet56:resnet20" in text
 
 
+def test_runs_of_peers_stand_beside_the_published_row_of_their_workload() -> None:
+    rows = compare(
+        [
+            summary("hssakd-online", 0, [0.8], model="wrn-40-2", data="cifar100"),
+            summary("mcl", 0, [0.7], model="wrn-40-2", data="cifar100", peers=2),
+            summary("mcl", 0, [0.9], model="resnet8", data="cifar10", peers=2),
+        ]
+    )
+    assert [row.published for row in rows] == [
+        "82.58 .21",
+        "2 peers 77.51 .42, 4 peers 78.84 .22",
+        "-",
+    ]
+
+
 def test_every_preset_has_published_accuracies() -> None:
-    assert set(PUBLISHED) == set(PAIRS)
+    peers = {f"{n}:{n} {workload}" for workload, names in PEERS.items() for n in names}
+    assert set(PUBLISHED) == set(PAIRS) | peers

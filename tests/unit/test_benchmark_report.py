@@ -62,9 +62,17 @@ RESULTS: dict[str, dict[str, Any]] = {
         "energy_kept": {"0.01": {"rotated": 0.9}, "0.1": {"rotated": 0.987}},
     },
     "distillation.json": {
-        "setting": {"seeds": 5},
+        "setting": {"data": "digits", "seeds": 5},
         "teacher": 98.0556,
         "methods": {"student": {"mean": 93.777, "sd": 0.456, "wins": 4, "compression": 10.41}},
+    },
+    "distillation-step.json": {
+        "networks": "large:small",
+        "batch_size": 16,
+        "rounds": 40,
+        "median_seconds": {"trainer": 0.3286, "by hand": 0.3026},
+        "ratio": 1.086,
+        "bound": 1.15,
     },
     "collectives.json": {
         "cells": [
@@ -138,6 +146,7 @@ def test_every_kind_of_result_is_shown(pages: tuple[str, str]) -> None:
     assert "| overlapping | 80.0 | -1.0 | 30.0 | 40.0 | 70 | 12.3 | 1.2 |" in pages[1]
     assert "| rotated | 0.900 | 0.987 |" in pages[1]
     assert "| student | 93.78 | 0.46 | 4 | 10.4 |" in pages[1]
+    assert "| by hand | 302.6 |" in pages[1]
     assert "| encode over reading the vector | 3.21 |" in pages[1]
     assert "1 of 2 cells within 20 %" in pages[1]
     assert "| net, 4 workers, 1gbit | badly | 10.0 | 9.0 - 20.0 | 5.0 | -50% |" in pages[1]

@@ -1,5 +1,9 @@
 """Offer the distillation workloads: students of a trained teacher, teachers, and peers."""
 
+from gsdist.workloads.distillation.detection_transfer import (
+    DetectionTransferConfig,
+    DetectionTransferWorkload,
+)
 from gsdist.workloads.distillation.dist import DistConfig, DistWorkload
 from gsdist.workloads.distillation.dkd import DkdConfig, DkdWorkload
 from gsdist.workloads.distillation.hsakd_student import HsakdStudentConfig, HsakdStudentWorkload
@@ -15,8 +19,11 @@ from gsdist.workloads.distillation.mcl_memory_bank import (
     MclMemoryBankConfig,
     MclMemoryBankWorkload,
 )
+from gsdist.workloads.distillation.mcl_moco import MclMocoConfig, MclMocoWorkload
 
 __all__ = [
+    "DetectionTransferConfig",
+    "DetectionTransferWorkload",
     "DistConfig",
     "DistWorkload",
     "DkdConfig",
@@ -34,5 +41,7 @@ __all__ = [
     "MclConfig",
     "MclMemoryBankConfig",
     "MclMemoryBankWorkload",
+    "MclMocoConfig",
+    "MclMocoWorkload",
     "MclWorkload",
 ]

@@ -18,7 +18,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from gsdist.workloads.distillation.divergence import divergence
+from gsdist.workloads.distillation.divergence import divergence, log_probabilities
 
 __all__ = ["ContrastRows", "contrast_terms", "sum_over_peers", "supervised_contrast"]
 
@@ -104,7 +104,7 @@ def supervised_contrast(similarities: Tensor, is_positive: Tensor, takes_part: T
     Takes similarities `(N, K)` and bool masks of that shape; contrasts that do not take part are left
     out of the softmax. An anchor without positives counts as 0.
     """
-    logarithms = similarities.masked_fill(~takes_part, -torch.inf).log_softmax(1)
+    logarithms = log_probabilities(similarities.masked_fill(~takes_part, -torch.inf))
     found = logarithms.masked_fill(~is_positive, 0.0).sum(1)
     return -(found / is_positive.sum(1).clamp(min=1)).mean()
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gsdist.workloads.contract import LossParts
 from gsdist.workloads.distillation.checks import require_not_negative
+from gsdist.workloads.distillation.divergence import at_least_float32
 from gsdist.workloads.distillation.student import StudentConfig, StudentWorkload
 
 __all__ = ["DistConfig", "DistWorkload", "relation_losses"]
@@ -72,8 +73,8 @@ def relation_losses(student: Tensor, teacher: Tensor, temperature: float) -> tup
 
     Takes logits `(N, C)`, returns two scalars. The second compares images of this rank only.
     """
-    answer = F.softmax(student / temperature, dim=1)
-    target = F.softmax(teacher.detach() / temperature, dim=1)
+    answer = F.softmax(at_least_float32(student) / temperature, dim=1)
+    target = F.softmax(at_least_float32(teacher.detach()) / temperature, dim=1)
     scale = temperature**2
     return scale * _distance(answer, target), scale * _distance(answer.T, target.T)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gsdist.workloads.contract import LossParts
 from gsdist.workloads.distillation.checks import require_not_negative
-from gsdist.workloads.distillation.divergence import divergence
+from gsdist.workloads.distillation.divergence import at_least_float32, divergence
 from gsdist.workloads.distillation.student import StudentConfig, StudentWorkload
 
 __all__ = ["DkdConfig", "DkdWorkload", "decoupled_divergences"]
@@ -79,6 +79,7 @@ def decoupled_divergences(
 
     Takes logits `(N, C)` and classes `(N,)`; returns two scalars, with the factor T^2.
     """
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
     target = divergence(
         _target_against_rest(student / temperature, labels) * temperature,
         _target_against_rest(teacher / temperature, labels) * temperature,

@@ -29,11 +29,16 @@ __all__ = [
     "joint_cross_entropy",
     "joint_metric_names",
     "joint_metric_sums",
+    "part_of",
 ]
 
 
 class BranchMeasures:
     """Make a workload measure a network with branches; to be inherited from before other classes."""
+
+    def part_of(self, parameter: str) -> str:
+        """Tell network and branches apart."""
+        return part_of(parameter)
 
     def metric_names(self, model: nn.Module) -> tuple[str, ...]:
         """List what `metric_sums` measures."""
@@ -45,6 +50,11 @@ class BranchMeasures:
         answer: BranchedOutput = model(rotated_views(images))
         upright = classification_sums(answer.logits[::ROTATIONS], labels)
         return upright | joint_metric_sums(answer, labels)
+
+
+def part_of(parameter: str) -> str:
+    """Say whether a parameter is of the "backbone" or of the "branches", which only training needs."""
+    return "branches" if "branches" in parameter.split(".") else "backbone"
 
 
 def build_branched(

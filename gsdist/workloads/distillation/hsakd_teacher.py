@@ -15,7 +15,7 @@ from gsdist.workloads.classification import ClassificationConfig, Classification
 from gsdist.workloads.contract import LossParts
 from gsdist.workloads.distillation import hierarchical
 from gsdist.workloads.distillation.rotations import rotated_views
-from gsdist.workloads.weights import load_weights, verified_hash
+from gsdist.workloads.weights import fix_weights, load_weights
 
 __all__ = ["HsakdTeacherConfig", "HsakdTeacherWorkload"]
 
@@ -41,9 +41,7 @@ class HsakdTeacherConfig(ClassificationConfig):
         """
         ClassificationConfig.__post_init__(self)
         check_staged_model(self.model, norm=self.norm, shortcut=self.shortcut)
-        if self.backbone_weights is not None:
-            found = verified_hash(self.backbone_weights, self.backbone_sha256)
-            object.__setattr__(self, "backbone_sha256", found)
+        fix_weights(self, "backbone_weights", "backbone_sha256")
 
 
 class HsakdTeacherWorkload(hierarchical.BranchMeasures, ClassificationWorkload):

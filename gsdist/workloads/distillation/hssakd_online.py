@@ -76,6 +76,10 @@ class HssakdOnlineWorkload(ClassificationWorkload):
             )
         )
 
+    def part_of(self, parameter: str) -> str:
+        """Tell networks and branches apart."""
+        return hierarchical.part_of(parameter)
+
     def metric_names(self, model: nn.Module) -> tuple[str, ...]:
         """List what `metric_sums` measures."""
         assert isinstance(model, Peers)

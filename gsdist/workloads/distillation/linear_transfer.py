@@ -10,15 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gsdist.errors import CheckpointError, ConfigError
+from gsdist.errors import ConfigError
 from gsdist.models import StagedNetwork, build_staged_model, check_staged_model
 from gsdist.workloads.classification import ClassificationConfig, ClassificationWorkload
-from gsdist.workloads.weights import read_weights, verified_hash
+from gsdist.workloads.weights import fix_weights, load_features
 
 __all__ = ["LinearProbe", "LinearTransferConfig", "LinearTransferWorkload"]
-
-_OWN = "classifier."
-"""What the network's last layer is called; it is for the classes of its own data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +36,7 @@ class LinearTransferConfig(ClassificationConfig):
         """
         ClassificationConfig.__post_init__(self)
         check_staged_model(self.model, norm=self.norm, shortcut=self.shortcut)
-        if self.weights is not None:
-            object.__setattr__(self, "sha256", verified_hash(self.weights, self.sha256))
+        fix_weights(self, "weights", "sha256")
 
 
 class LinearProbe(nn.Module):
@@ -103,17 +99,5 @@ class LinearTransferWorkload(ClassificationWorkload):
             norm=self.config.norm,
             shortcut=self.config.shortcut,
         )
-        features = {
-            name: value
-            for name, value in read_weights(self._weights).items()
-            if not name.startswith(_OWN)
-        }
-        own = {name: value for name, value in network.state_dict().items() if name.startswith(_OWN)}
-        try:
-            network.load_state_dict(features | own)
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"{self._weights} does not hold the weights of {self.config.model!r}: {error}; those of a "
-                "network with branches must be stripped first (gsdist compact --strip)"
-            ) from error
+        load_features(network, self._weights)
         return LinearProbe(network)

@@ -21,20 +21,25 @@ from gsdist.workloads.distillation.checks import require_not_negative, require_p
 from gsdist.workloads.distillation.divergence import divergence
 from gsdist.workloads.distillation.peer_measures import peer_names, peer_sums
 
-__all__ = ["MutualContrastConfig", "MutualContrastWorkload", "imitation_of_mean"]
+__all__ = [
+    "TERMS",
+    "MutualContrastConfig",
+    "MutualContrastWorkload",
+    "PeerContrastConfig",
+    "imitation_of_mean",
+    "weighted",
+]
 
-_TERMS = ("vanilla", "interactive", "soft_vanilla", "soft_interactive")
+TERMS = ("vanilla", "interactive", "soft_vanilla", "soft_interactive")
+"""What peers that are contrasted minimise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MutualContrastConfig(ClassificationConfig):
-    """Choose the network of all peers, their number, the data and the loss."""
+class PeerContrastConfig(ClassificationConfig):
+    """Choose the network of all peers, their number, the data and how they are contrasted."""
 
     peers: int = 2
     """Networks that learn together."""
-    shared_stages: int = 0
-    """First stages, and with them the stem, that all peers share; published are 0 for 2 peers, and for
-    4 peers 1, on ImageNet 2."""
     contrast_temperature: float = 0.1
     """Divides similarities (the paper's tau); 0.07 in its ImageNet recipe."""
     temperature: float = 3.0
@@ -47,8 +52,6 @@ class MutualContrastConfig(ClassificationConfig):
     """Weight (gamma) of imitating another peer's similarities within itself."""
     soft_interactive_weight: float = 1.0
     """Weight (lambda) of imitating another peer's similarities to oneself."""
-    logit_distillation: bool = False
-    """Whether peers also imitate the mean of all peers' logits; of more than two only the last."""
 
     def __post_init__(self) -> None:
         """Check names and ranges.
@@ -61,7 +64,32 @@ class MutualContrastConfig(ClassificationConfig):
         if self.peers < 2:
             raise ConfigError(f"peers must be at least 2, got {self.peers}")
         require_positive(self, "contrast_temperature", "temperature")
-        require_not_negative(self, "shared_stages", *(f"{term}_weight" for term in _TERMS))
+        require_not_negative(self, *(f"{term}_weight" for term in TERMS))
+
+
+def weighted(terms: Mapping[str, Tensor], config: PeerContrastConfig) -> dict[str, Tensor]:
+    """Multiply the four terms by their weights."""
+    return {name: getattr(config, f"{name}_weight") * terms[name] for name in TERMS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MutualContrastConfig(PeerContrastConfig):
+    """Choose networks, data, and what peers learn from labels besides contrasts."""
+
+    shared_stages: int = 0
+    """First stages, and with them the stem, that all peers share; published are 0 for 2 peers, and for
+    4 peers 1, on ImageNet 2."""
+    logit_distillation: bool = False
+    """Whether peers also imitate the mean of all peers' logits; of more than two only the last."""
+
+    def __post_init__(self) -> None:
+        """Check names and ranges.
+
+        Raises:
+            ConfigError: an unknown name or a value out of range.
+        """
+        PeerContrastConfig.__post_init__(self)
+        require_not_negative(self, "shared_stages")
 
 
 class MutualContrastWorkload(ClassificationWorkload, abc.ABC):
@@ -110,8 +138,7 @@ class MutualContrastWorkload(ClassificationWorkload, abc.ABC):
         terms = [
             F.cross_entropy(own, labels, label_smoothing=config.label_smoothing) for own in logits
         ]
-        weighted = {name: getattr(config, f"{name}_weight") * contrasts[name] for name in _TERMS}
-        parts = {"cross_entropy": torch.stack(terms).sum(), **weighted}
+        parts = {"cross_entropy": torch.stack(terms).sum(), **weighted(contrasts, config)}
         if config.logit_distillation:
             parts["logit_divergence"] = imitation_of_mean(logits, config.temperature)
         return LossParts(parts)

@@ -12,7 +12,7 @@ from gsdist.errors import ConfigError
 from gsdist.models import build_model, check_model
 from gsdist.workloads.classification import ClassificationConfig, ClassificationWorkload
 from gsdist.workloads.distillation.checks import require_positive
-from gsdist.workloads.weights import frozen_network, verified_hash
+from gsdist.workloads.weights import fix_weights, frozen_network
 
 __all__ = ["StudentConfig", "StudentWorkload"]
 
@@ -40,10 +40,7 @@ class StudentConfig(ClassificationConfig):
         ClassificationConfig.__post_init__(self)
         check_model(self.teacher, norm=self.norm)
         require_positive(self, "temperature")
-        if self.teacher_weights is not None:
-            # As a setting it is compared between ranks, kept with the run and checked on a resume.
-            found = verified_hash(self.teacher_weights, self.teacher_sha256)
-            object.__setattr__(self, "teacher_sha256", found)
+        fix_weights(self, "teacher_weights", "teacher_sha256")
 
 
 class StudentWorkload(ClassificationWorkload):

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from gsdist.compaction import Layout
 from gsdist.errors import ConfigError
-from gsdist.workloads.weights import verified_hash
+from gsdist.workloads.weights import fix_weights
 
 __all__ = ["PruningConfig", "RateSchedule", "Target"]
 
@@ -128,10 +128,7 @@ class PruningConfig:
             self.compact_at is None or self.scale_norm,
             "compact_at", self.compact_at, "unset without scale_norm",
         )  # fmt: skip
-        if self.pretrained is not None:
-            # As a setting it is compared between ranks, kept with the run and checked on a resume.
-            found = verified_hash(self.pretrained, self.pretrained_sha256)
-            object.__setattr__(self, "pretrained_sha256", found)
+        fix_weights(self, "pretrained", "pretrained_sha256")
 
 
 _CHOICES = {

@@ -6,7 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsdist.data import normalize, random_crop, random_flip
+from gsdist.data import (
+    normalize,
+    random_colours,
+    random_crop,
+    random_flip,
+    random_resized_crop,
+)
 
 
 def _images(count, channels, height, width):
@@ -67,7 +73,54 @@ def test_all_crops_and_flips_are_equally_likely():
     assert abs(mirrored - count / 2) < 5 * (count / 4) ** 0.5
 
 
-@pytest.mark.parametrize("augment", [lambda x, g: random_crop(x, 4, g), random_flip])
+def test_resized_crops_are_windows_of_the_published_sizes():
+    count, size = 400, 64
+    ramp = torch.arange(size, dtype=torch.uint8) * 3
+    across = random_resized_crop(ramp.expand(count, 1, size, size), _generator())
+    down = random_resized_crop(ramp[:, None].expand(count, 1, size, size), _generator())
+    assert (across.shape, across.dtype) == ((count, 1, size, size), torch.uint8)
+    # A window's width in pixels is how far the ramp rises in it; all its rows are alike.
+    assert torch.equal(across, across[:, :, :1].expand_as(across))
+    wide, tall = (
+        (line[:, -3] - line[:, 2]) / 3 / (size - 5)
+        for line in (across[:, 0, 0].double(), down[:, 0, :, 0].double())
+    )
+    area, aspect = wide * tall, wide / tall
+    assert area.min() > 0.2 - 0.03
+    assert area.max() > 0.85
+    assert (aspect.min(), aspect.max()) > (3 / 4 - 0.05, 1.2)
+    assert aspect.max() < 4 / 3 + 0.05
+    assert across[:, 0, 0, 0].min() == 0
+    assert across.max() == 63 * 3
+
+
+def test_colours_change_by_the_published_factors_and_some_are_lost():
+    count = 900
+    images = torch.tensor([90, 60, 120], dtype=torch.uint8).view(1, 3, 1, 1).expand(count, 3, 2, 2)
+    changed = random_colours(images, _generator()).double()
+    assert torch.equal(changed, changed[:, :, :1, :1].expand_as(changed))
+    # Contrast leaves a uniform grey alone, and saturation keeps the luma, so brightness remains.
+    luma = (changed[:, :, 0, 0] * torch.tensor([0.299, 0.587, 0.114]).double()).sum(1)
+    factor = luma / (0.299 * 90 + 0.587 * 60 + 0.114 * 120)
+    assert factor.min() > 0.59
+    assert factor.max() < 1.41
+    assert factor.std() == pytest.approx(0.8 / 12**0.5, rel=0.1)
+    grey = (changed.amax(1) - changed.amin(1) <= 1).all(-1).all(-1)
+    assert abs(grey.sum().item() - count / 5) < 5 * (count * 0.2 * 0.8) ** 0.5
+
+
+def test_contrast_spreads_a_grey_image_around_its_mean():
+    images = torch.tensor([80, 120], dtype=torch.uint8).view(1, 1, 1, 2).expand(300, 1, 2, 2)
+    changed = random_colours(images, _generator()).double()
+    spread = (changed[..., 1] - changed[..., 0]) / changed.mean((1, 2, 3))[:, None, None] / 0.4
+    assert spread.min() == pytest.approx(0.6, abs=0.03)
+    assert spread.max() == pytest.approx(1.4, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [lambda x, g: random_crop(x, 4, g), random_flip, random_resized_crop, random_colours],
+)
 def test_draws_depend_on_the_generator_alone(augment):
     images = _images(16, 3, 32, 32)
     torch.manual_seed(1)

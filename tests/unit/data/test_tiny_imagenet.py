@@ -51,9 +51,20 @@ def test_subset_is_spread_over_the_classes(root):
     assert data.all_labels().tolist() == [0, 0, 1]
 
 
+def test_images_are_scaled_whole(root):
+    left_dark = Image.new("RGB", (64, 64), (200, 200, 200))
+    left_dark.paste((20, 20, 20), (0, 0, 32, 64))
+    left_dark.save(root / "tiny-imagenet-200" / "train" / "n01" / "images" / "n01_0.JPEG")
+    data = load_dataset("tiny-imagenet", "train", root, image_size=32)
+    image, _ = data[0]
+    assert (data.format.image_size, image.shape) == (32, (3, 32, 32))
+    assert image[:, :, :15].float().mean() == pytest.approx(20, abs=2)
+    assert image[:, :, 17:].float().mean() == pytest.approx(200, abs=2)
+
+
 def test_incomplete_folders_are_refused(root):
-    with pytest.raises(ConfigError, match=r"image_size=32.*64 pixels"):
-        load_dataset("tiny-imagenet", "train", root, image_size=32)
+    with pytest.raises(ConfigError, match=r"image_size must be at least 1 pixel, got 0"):
+        load_dataset("tiny-imagenet", "train", root, image_size=0)
     (root / "tiny-imagenet-200" / "val" / "val_annotations.txt").write_text("a.JPEG\tn77\n")
     with pytest.raises(DataError, match=r"val_annotations.*'n77'.*unpack"):
         load_dataset("tiny-imagenet", "test", root)

@@ -45,8 +45,8 @@ def test_a_pair_begins_with_published_settings_that_options_change():
     assert (run.workload.model, run.workload.teacher) == ("mobilenetv2-half", "vgg13-cifar")
     assert (run.workload.data, run.train.batch_size) == ("cifar100", 64)
     assert (run.train.learning_rate, run.train.epochs, run.train.nesterov) == (0.01, 3, True)
-    with pytest.raises(ConfigError, match=r"pair='vgg13:mobilenetv2' is for kd"):
-        parse("classification", ["--pair", "vgg13:mobilenetv2"])
+    with pytest.raises(ConfigError, match=r"pair='vgg13:mobilenetv2' is for classification, kd"):
+        parse("mcl-moco", ["--pair", "vgg13:mobilenetv2"])
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,7 @@ def test_a_pair_begins_with_published_settings_that_options_change():
     [
         ("mcl", ["--images-per-class", "4"]),
         ("mcl-memory-bank", ["--negatives", "8"]),
+        ("mcl-moco", ["--queue-length", "24"]),
         ("hssakd-online", []),
     ],
 )
@@ -70,7 +71,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(workload, options, tmp_pat
     train("parts", "2")
     resumed = train("parts", "4")
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
-    assert any("heads" in name or "branches" in name for name in whole)
+    assert any({"heads", "branches", "queue"} & set(name.split(".")) for name in whole)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,22 @@ def test_a_hot_divergence_becomes_a_squared_distance():
     assert hot == pytest.approx(difference.square().sum().item() / 6, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    "compare",
+    [
+        lambda student, teacher: divergence(student, teacher, 2.0),
+        lambda student, teacher: decoupled_divergences(student, teacher, torch.arange(3), 2.0)[0],
+        lambda student, teacher: relation_losses(student, teacher, 2.0)[1],
+    ],
+    ids=["divergence", "dkd", "dist"],
+)
+def test_half_precision_is_compared_in_float32(compare):
+    student, teacher = torch.randn(2, 3, 8).to(torch.bfloat16)
+    found = compare(student, teacher)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, compare(student.float(), teacher.float()))
+
+
 # ---- HSAKD and HSSAKD -----------------------------------------------------------------------------------
 
 CLASSES_2 = torch.tensor([0])

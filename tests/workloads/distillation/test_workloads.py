@@ -10,9 +10,6 @@ from torch import nn
 from gsdist.errors import CheckpointError, ConfigError
 from gsdist.models import build_model, build_staged_model
 from gsdist.models.branches import BranchedNetwork, strip_branches
-from gsdist.models.peers import ContrastPeers
-from gsdist.training import TrainConfig
-from gsdist.training.schedule import learning_rate_factor
 from gsdist.workloads.distillation import (
     DistConfig,
     DistWorkload,
@@ -32,7 +29,6 @@ from gsdist.workloads.distillation import (
     MclWorkload,
     hierarchical,
 )
-from gsdist.workloads.distillation.presets import PAIRS, preset
 from gsdist.workloads.distillation.rotations import rotated_views
 
 SMALL = {"data": "digits", "norm": "group", "augment": False}
@@ -258,74 +254,7 @@ def test_a_stripped_network_answers_as_before():
         strip_branches(state)
 
 
-# ---- published settings ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_both_networks_of_a_published_pair_have_branches_alike(name):
-    with torch.device("meta"):
-        models = [
-            BranchedNetwork(build_staged_model(network, num_classes=100), 400)
-            for network in (PAIRS[name].teacher, PAIRS[name].student)
-        ]
-        shapes = [
-            [tuple(branch.shape) for branch in model(torch.empty(2, 3, 32, 32)).branches]
-            for model in models
-        ]
-    assert shapes[0] == shapes[1]
-
-
-def test_learning_rates_fall_at_the_published_epochs():
-    settings = TrainConfig(**preset("wrn40-2:wrn16-2", "hsakd-student")[1])
-    total = settings.epochs * 781  # steps; 50,000 images in batches of 64
-    rates = [
-        settings.learning_rate * learning_rate_factor(e * 781, config=settings, total_steps=total)
-        for e in (0, 149, 150, 180, 210)
-    ]
-    assert rates == pytest.approx([0.05, 0.05, 0.005, 0.0005, 0.00005])
-    cosine = TrainConfig(epochs=300)
-    rates = [
-        0.1 * learning_rate_factor(e * 390, config=cosine, total_steps=300 * 390)
-        for e in (0, 150, 300)
-    ]
-    assert rates == pytest.approx([0.1, 0.05, 0.0])
-
-
-# Totals with 2 peers, and with 4 that share the first stage, as published, without the heads.
-@pytest.mark.parametrize(
-    ("name", "two", "four"),
-    [
-        ("resnet32", 945_512, 1_819_552),
-        ("resnet56", 1_723_240, 3_318_944),
-        ("wrn-16-2", 1_406_568, 2_712_864),
-        ("wrn-40-2", 4_510_312, 8_697_632),
-        ("wrn-28-4", 11_744_360, 22_679_776),
-        ("shufflenetv2-stem3", 2_712_208, 5_331_752),
-        ("shufflenetv2-half-stem3", 888_584, 1_754_272),
-    ],
-)
-def test_peers_have_the_published_sizes(name, two, four):
-    for peers, shared_stages, expected in ((2, 0, two), (4, 1, four)):
-        with torch.device("meta"):
-            networks = [build_staged_model(name, num_classes=100) for _ in range(peers)]
-            width = networks[0].classifier.in_features
-            model = ContrastPeers(networks, shared_stages=shared_stages)
-            answers = model(torch.empty(2, 3, 32, 32))
-        heads = peers * (width * 128 + 128 + 16_512)
-        assert sum(p.numel() for p in model.parameters()) == expected + heads
-        assert [answer.embedding.shape for answer in answers] == [(2, 128)] * peers
-
-
-def test_shared_stages_answer_as_unshared_ones_with_equal_weights():
-    networks = [build_staged_model("resnet8-narrow", num_classes=5) for _ in range(2)]
-    networks[1].stem.load_state_dict(networks[0].stem.state_dict())
-    networks[1].stages[0].load_state_dict(networks[0].stages[0].state_dict())
-    images = torch.randn(2, 3, 16, 16)
-    expected = [network.eval()(images) for network in networks]
-    shared = ContrastPeers(networks, shared_stages=1).eval()(images)
-    for logits, answer in zip(expected, shared, strict=True):
-        torch.testing.assert_close(answer.logits, logits)
-        torch.testing.assert_close(answer.embedding.norm(dim=1), torch.ones(2))
+# ---- transfer ------------------------------------------------------------------------------------------
 
 
 def test_linear_transfer_trains_a_new_classifier_alone(tmp_path):
@@ -421,12 +350,3 @@ def test_networks_that_do_not_fit_are_refused(tmp_path):
         ConfigError, match=r"'resnet8-narrow' has 3 stages and teacher 'mobilenetv2-half' 4"
     ):
         HsakdStudentWorkload(config).build_model()
-
-
-def test_pairs_are_for_their_own_workloads():
-    assert preset("vgg13:mobilenetv2", "kd")[1]["learning_rate"] == 0.01
-    assert preset("vgg13:mobilenetv2", "hsakd-teacher")[1]["learning_rate"] == 0.05
-    with pytest.raises(ConfigError, match=r"unknown pair 'a:b'; expected one of wrn40-2:wrn16-2"):
-        preset("a:b", "kd")
-    with pytest.raises(ConfigError, match=r"not 'mcl'"):
-        preset("vgg13:mobilenetv2", "mcl")
