@@ -1,6 +1,7 @@
 """Train a workload: `gsdist train WORKLOAD`."""
 
 import dataclasses
+import json
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -22,12 +23,14 @@ from gsdist.training import (
     detect_launch,
     process_group,
 )
+from gsdist.training.summary import over_seeds
 from gsdist.workloads import (
     ClassificationConfig,
     ClassificationWorkload,
     LanguageConfig,
     LanguageWorkload,
     distillation,
+    graph,
 )
 from gsdist.workloads.distillation.presets import PAIRS, preset
 
@@ -45,7 +48,10 @@ _WORKLOADS: dict[str, tuple[Any, Any]] = {
     "linear-transfer": (distillation.LinearTransferConfig, distillation.LinearTransferWorkload),
     "mcl": (distillation.MclConfig, distillation.MclWorkload),
     "mcl-memory-bank": (distillation.MclMemoryBankConfig, distillation.MclMemoryBankWorkload),
+    "mv-hetgnn": (graph.NodeConfig, graph.NodeWorkload),
+    "mv-hetgnn-links": (graph.GraphConfig, graph.LinkWorkload),
 }
+_ON_GRAPHS = ("mv-hetgnn", "mv-hetgnn-links")
 _DEFAULT_REDUCER = "gs-sgd"
 _REDUCERS: dict[str, Any] = {**REDUCER_CONFIGS, "auto": AutoConfig}
 _OPTIMIZERS = {
@@ -70,6 +76,8 @@ workloads:
   mcl              networks that contrast each other's embeddings of the batch
   mcl-memory-bank  the same with remembered embeddings
   linear-transfer  a linear classifier on the features of a trained network
+  mv-hetgnn        classification of the nodes of a heterogeneous graph
+  mv-hetgnn-links  prediction of the links of a heterogeneous graph
 
 `gsdist train WORKLOAD --help` lists the options.
 """
@@ -103,16 +111,18 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"unknown workload {name!r}; expected one of {', '.join(_WORKLOADS)}")
     run, json_target = parse(name, arguments[1:])
     launch = detect_launch()
-    workload = _WORKLOADS[name][1](run.workload)
     timeout = timedelta(seconds=run.train.timeout)
+    summaries = []
     with process_group(launch, timeout, run.train.backend):
-        if isinstance(run.reducer, AutoConfig):
-            run, reason = choose_reducer(run, workload)
-            if launch.rank == 0:
-                print(reason, file=sys.stderr)
-        summary = Trainer(run, workload).run()
+        for one in run.per_seed():
+            workload = _WORKLOADS[name][1](one.workload)
+            if isinstance(one.reducer, AutoConfig):
+                one, reason = choose_reducer(one, workload)
+                if launch.rank == 0:
+                    print(reason, file=sys.stderr)
+            summaries.append(Trainer(one, workload).run())
     if launch.rank == 0:
-        _print_summary(summary, run.train, json_target)
+        _print_summaries(summaries, run.train, json_target)
     return 0
 
 
@@ -133,18 +143,28 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
         if begun.exists():
             return parse(workload, [*_without(arguments, "--reducer"), "--config", str(begun)])
     file_reducer = tables.get("reducer", {}).get("name")
+    graph_data = (
+        _peek(arguments, "--data") or tables.get("workload", {}).get("data") or "films"
+        if workload in _ON_GRAPHS
+        else None
+    )
     reducer = _peek(arguments, "--reducer") or file_reducer or _DEFAULT_REDUCER
     if reducer not in _REDUCERS:
         raise ConfigError(f"unknown reducer {reducer!r}; expected one of {', '.join(_REDUCERS)}")
     if reducer != file_reducer:
         tables.pop("reducer", None)  # the settings of another exchange method
     file_optimizer = tables.get("train", {}).get("optimizer")
-    optimizer = _peek(arguments, "--optimizer") or file_optimizer or "sgd"
+    optimizer = _peek(arguments, "--optimizer") or file_optimizer
     every_step = not (
         _peek(arguments, "--outer-interval") or tables.get("train", {}).get("outer_interval")
     )
     options_class = _options_class(
-        workload, reducer, optimizer, pair=_peek(arguments, "--pair"), every_step=every_step
+        workload,
+        reducer,
+        optimizer,
+        pair=_peek(arguments, "--pair"),
+        graph_data=graph_data,
+        every_step=every_step,
     )
     defaults = options_class()
     if file is not None:
@@ -166,16 +186,27 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
 
 
 def _options_class(
-    workload: str, reducer: str, optimizer: str, *, pair: str | None, every_step: bool
+    workload: str,
+    reducer: str,
+    optimizer: str | None,
+    *,
+    pair: str | None,
+    graph_data: str | None,
+    every_step: bool,
 ) -> Any:
     """Make a dataclass of all options; those of workload and training stand at the top level."""
     workload_class = _WORKLOADS[workload][0]
     workload_default = workload_class()
-    train = _OPTIMIZERS.get(optimizer, _OPTIMIZERS["sgd"])  # tyro refuses other names
+    train = _OPTIMIZERS.get(optimizer or "sgd", _OPTIMIZERS["sgd"])  # tyro refuses other names
     if pair is not None:
         workload_settings, train_settings = preset(pair, workload)
         workload_default = workload_class(**workload_settings)
         train = dataclasses.replace(train, **train_settings)
+    if graph_data is not None:
+        workload_settings, train_settings = graph.preset(workload, graph_data)
+        workload_default = workload_class(**workload_settings)
+        if optimizer in (None, "adamw"):
+            train = dataclasses.replace(train, **train_settings)
     settings: Any = _REDUCERS[reducer]()
     if isinstance(settings, SparseConfig) and train.optimizer == "sgd" and every_step:
         # The trainer owns the optimizer, so momentum correction is the default where it has momentum.
@@ -276,16 +307,26 @@ def _parse_file(
         raise
 
 
-def _print_summary(summary: RunSummary, train: TrainConfig, json_target: str | None) -> None:
+def _print_summaries(
+    summaries: Sequence[RunSummary], train: TrainConfig, json_target: str | None
+) -> None:
+    text = summaries[0].to_json()
+    if train.seeds is not None:
+        text = json.dumps(over_seeds(summaries), indent=1) + "\n"
     if json_target == "-":
-        print(summary.to_json(), end="")
+        print(text, end="")
         return
     if json_target is not None:
-        Path(json_target).write_text(summary.to_json())
+        Path(json_target).write_text(text)
+    for summary in summaries:
+        _print_summary(summary)
+    print(f"summary, metrics and settings in {train.run_dir}")
+
+
+def _print_summary(summary: RunSummary) -> None:
     print(
         f"{summary.primary_metric} {summary.primary:.4f} after {summary.steps} steps "
         f"({summary.steps_per_s:.2f} steps/s) on {summary.world_size} worker(s)\n"
         f"payload {summary.payload_bytes_run:,} bytes, dense {summary.dense_bytes_run:,} bytes: "
-        f"{summary.compression:.1f}x compression over the whole run\n"
-        f"summary, metrics and settings in {train.run_dir}"
+        f"{summary.compression:.1f}x compression over the whole run"
     )
