@@ -6,10 +6,12 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gsdist.data.download import (
@@ -28,6 +30,7 @@ from gsdist.data.graph_task import (
     multi_hot,
     reverse,
     split_links,
+    split_nodes,
 )
 from gsdist.errors import DataError
 
@@ -131,19 +134,16 @@ def film_genres(films: Sequence[Film], *, seed: int = 0) -> NodeTask:
     labels = torch.tensor(
         [_GENRES.index((set(film.genres) & set(_GENRES)).pop()) for film in chosen]
     )
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(chosen)))
-    train, validation, test = order.split(
-        [len(order) // 5, len(order) // 10, len(order) - len(order) // 5 - len(order) // 10]
-    )
+    train, validation, test = split_nodes(len(chosen), shares=(0.2, 0.1), seed=seed)
     there_and_back = tuple(_film_view(kind) for kind in _PEOPLE)
     return NodeTask(
         graph=_film_graph(chosen, {"film": there_and_back}),
         target="film",
         labels=labels,
         num_classes=len(_GENRES),
-        train=train.sort().values,
-        validation=validation.sort().values,
-        test=test.sort().values,
+        train=train,
+        validation=validation,
+        test=test,
     )
 
 
@@ -196,7 +196,7 @@ def _film_graph(films: Sequence[Film], views: dict[str, tuple[Metapath, ...]]) -
     relations = []
     for kind in _PEOPLE:
         # Who is named by one film only connects nothing.
-        rows, columns, names = _memberships(films, lambda film, k=kind: getattr(film, k), 2)
+        rows, columns, names = _memberships(films, attrgetter(kind), 2)
         data[kind].num_nodes = len(names)
         add_links(data, _relation(kind), np.stack([rows, columns]))
         relations.append(_relation(kind))
@@ -224,11 +224,7 @@ def _features(films: Sequence[Film]) -> Tensor:
 
 def _memberships(
     films: Sequence[Film], values_of: Callable[[Film], Iterable[str]], least: int
-) -> tuple[
-    "np.ndarray[tuple[int], np.dtype[np.int64]]",
-    "np.ndarray[tuple[int], np.dtype[np.int64]]",
-    list[str],
-]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
     """Number the values that at least so many films have; return (film, value) pairs and the values."""
     sets = [set(values_of(film)) for film in films]
     counts = Counter(value for values in sets for value in values)

@@ -30,6 +30,7 @@ __all__ = [
     "multi_hot",
     "reverse",
     "split_links",
+    "split_nodes",
 ]
 
 Relation = tuple[str, str, str]
@@ -124,6 +125,19 @@ def multi_hot(
     return torch.sparse_coo_tensor(indices, ones, shape, is_coalesced=True, check_invariants=False)
 
 
+def split_nodes(
+    count: int, *, shares: tuple[float, float], seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Split the numbers 0 to count - 1 at random into training, validation and test part, each ascending.
+
+    `shares` are those of training and validation.
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    borders = np.cumsum([int(count * share) for share in shares])
+    train, validation, test = (torch.from_numpy(np.sort(part)) for part in np.split(order, borders))
+    return train, validation, test
+
+
 def split_links(
     links: Tensor, sizes: tuple[int, int], *, shares: tuple[float, float], seed: int
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -143,7 +157,7 @@ def split_links(
     count = links.shape[1]
     order = torch.from_numpy(generator.permutation(count))
     held_out = [round(count * share) for share in shares]
-    validation, test, train = order.split([*held_out, count - sum(held_out)])
+    validation, test, train = torch.split(order, [*held_out, count - sum(held_out)])
     negatives = non_links(links, sizes, sum(held_out), generator)
     parts = (links[:, train], links[:, validation], links[:, test])
     return parts, (negatives[:, : held_out[0]], negatives[:, held_out[0] :])

@@ -132,7 +132,7 @@ class _Chain:
         return EgoGraphs(far_end=places[0], hops=hops)
 
 
-@njit(cache=True)
+@njit  # type: ignore[untyped-decorator]
 def _in_edges(indptr: Any, destinations: Any, cap: int, seed: int) -> Any:
     """Return row offsets and positions of the chosen edges; at most `cap` per row unless it is -1."""
     np.random.seed(seed)

@@ -180,7 +180,7 @@ class MvHetGnn(nn.Module):
                 encodings = torch.stack(
                     [_rows(encoder(states, view), wanted.get(name)) for view in views]
                 )
-                fused[name], loss = fusions[name](encodings)  # type: ignore[index, operator]
+                fused[name], loss = fusions[name](encodings)  # type: ignore[index]
                 losses.append(loss)
             states = fused
         logits = None

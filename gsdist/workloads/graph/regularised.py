@@ -83,15 +83,15 @@ class RegularisedGraphWorkload(Workload):
             squares = [p.square().sum() for p in model.parameters() if p.requires_grad]
             terms.append(0.5 * penalty * torch.stack(squares).sum())
         if not self.config.exchange_regulariser:
-            terms += self.orthogonality(model)
+            terms += self.orthogonality(model).values()
         return torch.stack(terms).sum() if terms else None
 
-    def orthogonality(self, model: nn.Module) -> list[Tensor]:
+    def orthogonality(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the weighted penalty, or nothing for a model or a weight that has none."""
         own = getattr(model, "module", model)  # inside the DDP wrapper
         if isinstance(own, MvHetGnn) and self.config.orthogonality:
-            return [self.config.orthogonality * own.orthogonality()]
-        return []
+            return {"orthogonality": self.config.orthogonality * own.orthogonality()}
+        return {}
 
     def regularising_terms(
         self, model: nn.Module, reconstruction: Tensor | None
@@ -101,7 +101,7 @@ class RegularisedGraphWorkload(Workload):
         if reconstruction is not None:
             terms["reconstruction"] = self.config.reconstruction * reconstruction
         if self.config.exchange_regulariser:
-            terms |= {"orthogonality": term for term in self.orthogonality(model)}
+            terms |= self.orthogonality(model)
         return terms
 
     def describe_batch(

@@ -30,7 +30,7 @@ class SparseMatrix:
     @classmethod
     def from_torch(cls, matrix: Tensor) -> "SparseMatrix":
         """Convert a sparse torch matrix of any layout."""
-        coordinates = matrix.to_sparse_coo().coalesce()
+        coordinates = matrix.to_sparse_coo().coalesce()  # type: ignore[no-untyped-call]
         rows, columns = coordinates.indices().numpy()
         return cls(
             scipy.sparse.coo_array((coordinates.values().numpy(), (rows, columns)), matrix.shape)

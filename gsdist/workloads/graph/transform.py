@@ -37,6 +37,7 @@ class TypeTransform(nn.Module):
 
     def forward(self, nodes: NodeInput) -> Tensor:
         """Return float32 `(n, d)`."""
+        rows: Tensor
         if nodes is None:
             rows = self.weight
         elif isinstance(nodes, Tensor) and not nodes.is_floating_point():
