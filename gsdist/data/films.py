@@ -3,7 +3,6 @@
 import re
 import sqlite3
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gsdist.data.download import (
@@ -27,6 +25,7 @@ from gsdist.data.graph_task import (
     NodeTask,
     add_links,
     empty_graph,
+    memberships,
     multi_hot,
     reverse,
     split_links,
@@ -196,7 +195,7 @@ def _film_graph(films: Sequence[Film], views: dict[str, tuple[Metapath, ...]]) -
     relations = []
     for kind in _PEOPLE:
         # Who is named by one film only connects nothing.
-        rows, columns, names = _memberships(films, attrgetter(kind), 2)
+        rows, columns, names = memberships(map(attrgetter(kind), films), 2)
         data[kind].num_nodes = len(names)
         add_links(data, _relation(kind), np.stack([rows, columns]))
         relations.append(_relation(kind))
@@ -215,29 +214,11 @@ def _features(films: Sequence[Film]) -> Tensor:
     )
     rows, columns, width = [], [], 0
     for values_of, least in groups:
-        own_rows, own_columns, names = _memberships(films, values_of, least)
+        own_rows, own_columns, names = memberships(map(values_of, films), least)
         rows.append(own_rows)
         columns.append(own_columns + width)
         width += len(names)
     return multi_hot(np.concatenate(rows), np.concatenate(columns), (len(films), width))
-
-
-def _memberships(
-    films: Sequence[Film], values_of: Callable[[Film], Iterable[str]], least: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-    """Number the values that at least so many films have; return (film, value) pairs and the values."""
-    sets = [set(values_of(film)) for film in films]
-    counts = Counter(value for values in sets for value in values)
-    names = sorted(value for value, count in counts.items() if count >= least)
-    number = {name: index for index, name in enumerate(names)}
-    pairs = [
-        (row, number[value])
-        for row, values in enumerate(sets)
-        for value in sorted(values)
-        if value in number
-    ]
-    array = np.array(pairs, np.int64).reshape(-1, 2)
-    return array[:, 0], array[:, 1], names
 
 
 def _split(text: str | None) -> tuple[str, ...]:

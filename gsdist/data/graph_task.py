@@ -5,7 +5,8 @@ source to destination. A link that carries messages both ways is two relations. 
 relations from its far end to the type that it describes.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ __all__ = [
     "Relation",
     "add_links",
     "empty_graph",
+    "memberships",
     "multi_hot",
     "reverse",
     "split_links",
@@ -109,11 +111,43 @@ def reverse(relation: Relation) -> Relation:
     return (destination, f"rev_{name}", source)
 
 
-def add_links(data: "HeteroData", relation: Relation, edges: NDArray[np.int64]) -> None:
-    """Add the distinct edges `(2, n)` of a relation and the reverse of each."""
+def add_links(
+    data: "HeteroData",
+    relation: Relation,
+    edges: NDArray[np.int64],
+    *,
+    back: Relation | None = None,
+) -> None:
+    """Add the distinct edges `(2, n)` of a relation and, as relation `back`, the reverse of each."""
     distinct = torch.from_numpy(np.unique(edges, axis=1))
     data[relation].edge_index = distinct
-    data[reverse(relation)].edge_index = distinct.flip(0)
+    data[back or reverse(relation)].edge_index = distinct.flip(0)
+
+
+def memberships(
+    values: Iterable[Iterable[str]], least: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+    """Number the names that at least so many nodes have, in alphabetical order.
+
+    Args:
+        values: per node, the names it has.
+        least: how many nodes must share a name.
+
+    Returns:
+        Distinct pairs of node and name, as two arrays, and the names.
+    """
+    sets = [set(own) for own in values]
+    counts = Counter(name for own in sets for name in own)
+    names = sorted(name for name, count in counts.items() if count >= least)
+    number = {name: index for index, name in enumerate(names)}
+    pairs = [
+        (node, number[name])
+        for node, own in enumerate(sets)
+        for name in sorted(own)
+        if name in number
+    ]
+    array = np.array(pairs, np.int64).reshape(-1, 2)
+    return array[:, 0], array[:, 1], names
 
 
 def multi_hot(

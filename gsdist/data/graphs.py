@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from gsdist.data import films
+from gsdist.data import films, published_graphs, wordnet
 from gsdist.data.download import data_root
 from gsdist.data.graph_task import LinkTask, NodeTask
+from gsdist.data.hetero_sbm import hetero_sbm
 from gsdist.errors import ConfigError
 
 __all__ = ["load_link_task", "load_node_task"]
@@ -14,7 +15,7 @@ def load_node_task(name: str, root: str | Path | None = None, *, seed: int = 0) 
     """Open a graph whose nodes have classes, verified; never downloads.
 
     Args:
-        name: films, wordnet, dblp, imdb or blocks.
+        name: films, wordnet, dblp, imdb or hetero-sbm.
         root: data root, of dblp and imdb the folder itself; default GSDIST_DATA, then
             ~/.cache/gsdist/data.
         seed: of the split, and of the graph where it is drawn.
@@ -27,7 +28,15 @@ def load_node_task(name: str, root: str | Path | None = None, *, seed: int = 0) 
     folder = data_root(root)
     if name == "films":
         return films.film_genres(films.read_films(folder), seed=seed)
-    raise ConfigError(f"data={name!r} has no classes to learn")
+    if name == "wordnet":
+        return wordnet.noun_classes(wordnet.read_nouns(folder), seed=seed)
+    if name == "dblp":
+        return published_graphs.read_dblp(folder)
+    if name == "imdb":
+        return published_graphs.read_imdb(folder)
+    if name == "hetero-sbm":
+        return hetero_sbm(seed=seed)
+    raise ConfigError(f"data={name!r} has no classes to learn; mv-hetgnn-links predicts its links")
 
 
 def load_link_task(name: str, root: str | Path | None = None, *, seed: int = 0) -> LinkTask:
@@ -46,4 +55,6 @@ def load_link_task(name: str, root: str | Path | None = None, *, seed: int = 0) 
     folder = data_root(root)
     if name == "films":
         return films.film_links(films.read_films(folder), seed=seed)
-    raise ConfigError(f"data={name!r} has no links to predict")
+    if name == "last-fm":
+        return published_graphs.read_last_fm(folder)
+    raise ConfigError(f"data={name!r} has no links to predict; films and last-fm have")

@@ -19,7 +19,10 @@ from gsdist.data.graph_task import Metapath, Relation
 from gsdist.errors import ConfigError
 from gsdist.workloads.graph.views import EgoGraphs, GraphViews, ViewBatch, make_hop
 
-__all__ = ["BlockSampler"]
+__all__ = ["BlockSampler", "in_edges"]
+
+_SEED_STRIDE = 1000
+"""Keeps the seeds of a view's hops apart from those of other views."""
 
 Nodes = NDArray[np.int64]
 
@@ -102,9 +105,7 @@ class _Chain:
         for hop, relation in enumerate(reversed(view)):
             whole = adjacency[relation]
             destinations = self._levels[0]
-            indptr, chosen = _in_edges(
-                whole.indptr, destinations, -1 if cap is None else cap, seed + 1000 * hop
-            )
+            indptr, chosen = in_edges(whole, destinations, cap, seed + _SEED_STRIDE * hop)
             sources, columns = np.unique(whole.indices[chosen], return_inverse=True)
             block = scipy.sparse.csr_array(
                 (whole.data[chosen], columns, indptr), (len(destinations), len(sources))
@@ -130,6 +131,24 @@ class _Chain:
             )
         )
         return EgoGraphs(far_end=places[0], hops=hops)
+
+
+def in_edges(
+    adjacency: Any, destinations: Nodes, cap: int | None, seed: int
+) -> tuple[Nodes, Nodes]:
+    """Choose in-edges of nodes, all or at most `cap` of each, uniformly and without replacement.
+
+    Args:
+        adjacency: SciPy CSR array (destinations, sources).
+        destinations: rows.
+        cap: the bound, or None.
+        seed: of the choice.
+
+    Returns:
+        Where each row's edges begin among those chosen, `(rows + 1,)`, and their places in the array.
+    """
+    offsets, positions = _in_edges(adjacency.indptr, destinations, -1 if cap is None else cap, seed)
+    return offsets, positions
 
 
 @njit  # type: ignore[untyped-decorator]

@@ -15,7 +15,7 @@ class GraphConfig:
     """Choose data, model, batches and regularisers."""
 
     data: str = "films"
-    """Graph: films, wordnet, dblp, imdb or blocks for classes; films or last-fm for links."""
+    """Graph: films, wordnet, dblp, imdb or hetero-sbm for classes; films or last-fm for links."""
     data_root: str | None = None
     """Folder that holds the data; default GSDIST_DATA, then ~/.cache/gsdist/data."""
     split_seed: int = 0
