@@ -156,19 +156,18 @@ def _in_edges(indptr: Any, destinations: Any, cap: int, seed: int) -> Any:
     """Return row offsets and positions of the chosen edges; at most `cap` per row unless it is -1."""
     np.random.seed(seed)
     offsets = np.zeros(len(destinations) + 1, np.int64)
-    for row, node in enumerate(destinations):
+    for row in range(len(destinations)):
+        node = destinations[row]
         degree = indptr[node + 1] - indptr[node]
         offsets[row + 1] = offsets[row] + (degree if cap < 0 else min(degree, cap))
     chosen = np.empty(offsets[-1], np.int64)
-    for row, node in enumerate(destinations):
-        first, degree = indptr[node], indptr[node + 1] - indptr[node]
-        count = offsets[row + 1] - offsets[row]
-        if count == degree:
-            chosen[offsets[row] : offsets[row + 1]] = np.arange(first, first + degree)
-        else:
-            pool = np.arange(first, first + degree)
-            for drawn in range(count):
-                other = np.random.randint(drawn, degree)
-                pool[drawn], pool[other] = pool[other], pool[drawn]
-            chosen[offsets[row] : offsets[row + 1]] = np.sort(pool[:count])
+    for row in range(len(destinations)):
+        first = indptr[destinations[row]]
+        degree = indptr[destinations[row] + 1] - first
+        begin, count = offsets[row], offsets[row + 1] - offsets[row]
+        # Reservoir sampling: every edge after the first `count` may replace one of those held.
+        for edge in range(degree):
+            place = edge if edge < count else np.random.randint(0, edge + 1)
+            if place < count:
+                chosen[begin + place] = first + edge
     return offsets, chosen

@@ -69,7 +69,7 @@ class GraphConfig:
         """Return what these settings say of the model's shape."""
         return ModelShape(
             width=self.width,
-            layers=self.layers or 1,
+            layers=1 if self.layers is None else self.layers,
             input_dropout=self.input_dropout,
             hop_dropout=self.hop_dropout,
         )
