@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from gsdist.data.graph_task import Metapath, Relation
 from gsdist.errors import ConfigError
+from gsdist.workloads.graph.dropout import dropout
 from gsdist.workloads.graph.fusion import AutoFusion
 from gsdist.workloads.graph.transform import TypeTransform
 from gsdist.workloads.graph.views import EgoGraphs, ViewBatch
@@ -108,7 +109,7 @@ class ViewEncoder(nn.Module):
             message = hop.mean @ state + hop.mass * translation
             update = F.relu(message @ self.weights[direction] + self.biases[direction])
             own = _rows(states[hop.relation[2]], hop.destinations)
-            state = F.dropout(own + update, self.dropout, self.training)
+            state = dropout(own + update, self.dropout, self.training)
         return state / (len(ego_graphs.hops) + 1)
 
 

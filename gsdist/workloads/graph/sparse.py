@@ -46,6 +46,10 @@ class SparseMatrix:
         """Return the rows of the given numbers, int64 `(n,)`."""
         return SparseMatrix(self._scipy[chosen.numpy()])
 
+    def to_scipy(self) -> Any:
+        """Return the matrix as SciPy's CSR array; not a copy."""
+        return self._scipy
+
     def to_dense(self) -> Tensor:
         """Return all entries."""
         return torch.from_numpy(self._scipy.toarray())

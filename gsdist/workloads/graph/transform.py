@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gsdist.workloads.graph.dropout import dropout
 from gsdist.workloads.graph.sparse import SparseMatrix
 
 __all__ = ["NodeInput", "TypeTransform"]
@@ -44,4 +45,4 @@ class TypeTransform(nn.Module):
             rows = F.embedding(nodes, self.weight)
         else:
             rows = nodes @ self.weight
-        return F.relu(F.dropout(rows + self.bias, self.dropout, self.training))
+        return F.relu(dropout(rows + self.bias, self.dropout, self.training))

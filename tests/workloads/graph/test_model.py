@@ -15,6 +15,7 @@ from torch import nn
 
 from gsdist.data.graph_task import Graph, add_links, empty_graph, reverse
 from gsdist.errors import ConfigError
+from gsdist.workloads.graph.dropout import dropout
 from gsdist.workloads.graph.fusion import AutoFusion, off_diagonal_mass
 from gsdist.workloads.graph.model import ModelShape, MvHetGnn, ViewEncoder
 from gsdist.workloads.graph.sparse import SparseMatrix
@@ -386,3 +387,20 @@ def test_long_views_are_described_without_their_instances():
 
     expected = torch.stack([state(node, 4) / 5 for node in range(6)])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_keeps_means_and_drops_the_share_that_was_asked_for():
+    torch.manual_seed(0)
+    values = torch.full((401, 251), 2.0, requires_grad=True)
+    found = dropout(values, 0.3, True)
+    kept = found != 0
+    # Six standard deviations of a share of 100,651 draws.
+    assert kept.float().mean().item() == pytest.approx(0.7, abs=6 * (0.21 / values.numel()) ** 0.5)
+    torch.testing.assert_close(
+        found[kept], torch.full_like(found[kept], 2 / 0.7), rtol=2e-5, atol=0
+    )
+    neighbours = (kept[:, 1:] & kept[:, :-1]).float().mean().item()
+    assert neighbours == pytest.approx(0.49, abs=0.01)
+    found.sum().backward()
+    assert torch.equal(values.grad != 0, kept)
+    assert dropout(values, 0.3, False) is values
