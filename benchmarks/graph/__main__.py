@@ -36,7 +36,11 @@ def main(argv: list[str] | None = None) -> int:
     if options.what == "step":
         report["rows"] = time_steps(options.repetitions)
         for name, row in report["rows"].items():
-            print(f"{name:46}{row['milliseconds']:9.1f} ms{row['speedup']:8.1f}x", file=out)
+            print(
+                f"{name:46}{row['milliseconds']:9.1f} ms{row['processor_milliseconds']:9.1f} ms"
+                f"{row['speedup']:8.1f}x",
+                file=out,
+            )
         write_report(report, options.json)
         return 0
     results: dict[str, list[RunSummary]] = defaultdict(list)
