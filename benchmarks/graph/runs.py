@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gsdist.reducers import DenseConfig, GsSgdConfig, ReducerConfig
+from gsdist.reducers import DenseConfig, GsSgdConfig, GsSgdPaperConfig, ReducerConfig
 from gsdist.training import RunConfig, RunSummary, TrainConfig, Trainer
 from gsdist.workloads.graph import GraphConfig, LinkWorkload, NodeConfig, NodeWorkload, preset
 
@@ -16,6 +16,7 @@ _LOCAL = {"exchange_regulariser": False}
 COMPRESSION: Mapping[str, tuple[ReducerConfig, Mapping[str, Any]]] = {
     "dense": (DenseConfig(), _LOCAL),
     "gs-sgd": (GsSgdConfig(compression=10), _LOCAL),
+    "gs-sgd-paper": (GsSgdPaperConfig(density=0.011), _LOCAL),
     "gs-sgd, regulariser exchanged too": (
         GsSgdConfig(compression=10),
         {"exchange_regulariser": True},
