@@ -16,7 +16,7 @@ _LOCAL = {"exchange_regulariser": False}
 COMPRESSION: Mapping[str, tuple[ReducerConfig, Mapping[str, Any]]] = {
     "dense": (DenseConfig(), _LOCAL),
     "gs-sgd": (GsSgdConfig(compression=10), _LOCAL),
-    "gs-sgd-paper": (GsSgdPaperConfig(density=0.011), _LOCAL),
+    "gs-sgd-paper": (GsSgdPaperConfig(density=0.011, warmup_steps=0), _LOCAL),
     "gs-sgd, regulariser exchanged too": (
         GsSgdConfig(compression=10),
         {"exchange_regulariser": True},
