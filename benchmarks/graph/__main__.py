@@ -34,8 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     environment, out = begin(options.json, threads=options.threads)
     report: dict[str, Any] = {"schema": SCHEMA, "environment": environment, "what": options.what}
     if options.what == "step":
-        report["rows"] = time_steps(options.repetitions)
-        for name, row in report["rows"].items():
+        report["graph_rows"] = time_steps(options.repetitions)
+        for name, row in report["graph_rows"].items():
             print(
                 f"{name:46}{row['milliseconds']:9.1f} ms{row['processor_milliseconds']:9.1f} ms"
                 f"{row['speedup']:8.1f}x",
@@ -50,11 +50,11 @@ def main(argv: list[str] | None = None) -> int:
             results[name].append(summary)
             if first:
                 # After every run, so that one cut short leaves what it has.
-                report["rows"] = rows_of(results)
+                report["graph_rows"] = rows_of(results)
                 write_report(report, options.json if options.json != "-" else None)
                 print(f"{name}: {100 * summary.primary:.2f} %", file=sys.stderr, flush=True)
     if first:
-        print(_table(report["rows"]), file=out)
+        print(_table(report["graph_rows"]), file=out)
         if options.json == "-":
             write_report(report, "-")
     return 0

@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from benchmarks.report.graph import graph_section
 from benchmarks.report.parts import Figure, Section, Table
 from benchmarks.report.planner import plan_section, what_if_section
 from benchmarks.report.training import hierarchical_section, outer_step_section
@@ -27,6 +28,8 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
         return _directions(result)
     if "teacher" in result:
         return _distillation(result)
+    if "graph_rows" in result:
+        return graph_section(result)
     if result.get("cells") and "operation" in result["cells"][0]:
         return _collectives(result)
     if "predicted_cells" in result:
@@ -48,8 +51,8 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
         return _convergence(result)
     raise ValueError(
         f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, collectives, "
-        "directions, exchange, step, scaling, convergence, plan, what_if, hierarchical, outer_step or "
-        "distillation"
+        "directions, exchange, step, scaling, convergence, plan, what_if, hierarchical, outer_step, "
+        "distillation or graph"
     )
 
 

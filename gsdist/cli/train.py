@@ -52,6 +52,7 @@ _WORKLOADS: dict[str, tuple[Any, Any]] = {
     "mv-hetgnn-links": (graph.GraphConfig, graph.LinkWorkload),
 }
 _ON_GRAPHS = ("mv-hetgnn", "mv-hetgnn-links")
+"""Workloads that begin with the settings of their data, and uncompressed."""
 _DEFAULT_REDUCER = "gs-sgd"
 _REDUCERS: dict[str, Any] = {**REDUCER_CONFIGS, "auto": AutoConfig}
 _OPTIMIZERS = {
@@ -148,7 +149,8 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
         if workload in _ON_GRAPHS
         else None
     )
-    reducer = _peek(arguments, "--reducer") or file_reducer or _DEFAULT_REDUCER
+    default_reducer = _DEFAULT_REDUCER if graph_data is None else "dense"
+    reducer = _peek(arguments, "--reducer") or file_reducer or default_reducer
     if reducer not in _REDUCERS:
         raise ConfigError(f"unknown reducer {reducer!r}; expected one of {', '.join(_REDUCERS)}")
     if reducer != file_reducer:

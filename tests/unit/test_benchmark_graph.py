@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.graph.__main__ import main
 from benchmarks.graph.released import EdgeList, as_released
+from benchmarks.report.sections import section_of
 from gsdist.workloads.graph.model import ModelShape, MvHetGnn
 from gsdist.workloads.graph.views import GraphViews
 from tests.workloads.graph.graphs import small_graph
@@ -54,7 +55,9 @@ def test_models_are_compared_over_seeds(tmp_path, monkeypatch, capsys):
     )
     assert main(arguments) == 0
     report = json.loads((tmp_path / "r.json").read_text())
-    row = report["rows"]["r-gcn"]
+    row = report["graph_rows"]["r-gcn"]
     assert row["seeds"] == [0, 1] and row["steps"] == 2
     assert row["mean"]["macro_f1"] == pytest.approx(sum(row["values"]["macro_f1"]) / 2)
     assert "mv-hetgnn" in capsys.readouterr().out
+    (table,) = section_of("r.json", report).tables
+    assert [line[:3] for line in table.rows] == [["mv-hetgnn", "2", "2"], ["r-gcn", "2", "2"]]

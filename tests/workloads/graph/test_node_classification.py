@@ -205,7 +205,7 @@ def test_a_missing_library_is_named(monkeypatch):
 def test_the_command_reports_means_over_seeds(tmp_path, capsys):
     arguments = ["train", "mv-hetgnn", "--data", "hetero-sbm", "--seeds", "3", "4"]
     arguments += ["--steps", "12", "--batch-size", "30", "--evaluate-every", "4", "--no-progress"]
-    arguments += ["--reducer", "dense", "--run-dir", str(tmp_path), "--json", "-"]
+    arguments += ["--run-dir", str(tmp_path), "--json", "-"]
     assert main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["seeds"] == [3, 4] and found["seconds"] > 0
@@ -214,6 +214,7 @@ def test_the_command_reports_means_over_seeds(tmp_path, capsys):
         values = [run[name] for run in runs]
         assert found[name] == pytest.approx(np.mean(values))
         assert found["standard_deviation"][name] == pytest.approx(np.std(values, ddof=1))
+    assert runs[0]["reducer"] == "dense"
     for run in runs:
         # The weights of the best validation, not those of the end.
         evaluations = run["curves"]["evaluation"]
