@@ -31,7 +31,7 @@ class LinkBatch(NamedTuple):
 
 
 class LinkWorkload(RegularisedGraphWorkload):
-    """Score a pair of nodes by the product of their embeddings; a prepared batch is a `LinkBatch`.
+    """Score pairs of nodes by products of embeddings; a prepared training batch is a `LinkBatch`.
 
     Messages travel on training links only, and never on those of the batch at hand: else the model would
     be asked what it has just been told. The best weights are those of the best AUC on validation links.
@@ -72,9 +72,7 @@ class LinkWorkload(RegularisedGraphWorkload):
         """Return the places of the training links in their list."""
         return Numbers(self.task.train.shape[1])
 
-    def prepare_batch(
-        self, batch: Tensor, *, training: bool, generator: torch.Generator | None = None
-    ) -> LinkBatch:
+    def training_batch(self, batch: Tensor, generator: torch.Generator | None) -> LinkBatch:
         """Draw a pair that is no training link per link, and hide the links from messages.
 
         Draws the pairs first, then what `BlockSampler` draws.

@@ -69,7 +69,7 @@ class NodeBatch(NamedTuple):
 
 
 class NodeWorkload(RegularisedGraphWorkload):
-    """Classify nodes; a prepared batch is a `NodeBatch`.
+    """Classify nodes; a prepared training batch is a `NodeBatch`.
 
     The best weights are those of the best macro-F1 on the validation nodes. The data is opened when first
     needed.
@@ -129,9 +129,7 @@ class NodeWorkload(RegularisedGraphWorkload):
         """Return the places of the training nodes in their list."""
         return Numbers(len(self.task.train))
 
-    def prepare_batch(
-        self, batch: Tensor, *, training: bool, generator: torch.Generator | None = None
-    ) -> NodeBatch:
+    def training_batch(self, batch: Tensor, generator: torch.Generator | None) -> NodeBatch:
         """Look up nodes, labels and, for layered blocks, what reaches the nodes."""
         nodes = self.task.train[batch]
         graph = self.describe_batch({self.task.target: nodes}, generator)

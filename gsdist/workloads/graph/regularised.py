@@ -34,7 +34,8 @@ class RegularisedGraphWorkload(Workload):
     """Hold what node classification and link prediction share.
 
     The evaluation set is one item, the whole graph, so that one rank evaluates: scores like F1 and AUC are
-    no means over nodes. Subclasses name their metrics in `metric_names` and measure in `measure`.
+    no means over nodes. Subclasses name their metrics in `metric_names`, measure in `measure` and make
+    batches in `training_batch`.
     """
 
     config: GraphConfig
@@ -42,6 +43,10 @@ class RegularisedGraphWorkload(Workload):
 
     def measure(self, model: nn.Module) -> Mapping[str, float]:
         """Measure `metric_names` on the whole graph, without gradients, in evaluation mode."""
+        raise NotImplementedError
+
+    def training_batch(self, batch: Tensor, generator: torch.Generator | None) -> Any:
+        """Return the prepared batch of places in the training set, int64 `(n,)`."""
         raise NotImplementedError
 
     @property
@@ -57,6 +62,12 @@ class RegularisedGraphWorkload(Workload):
     def evaluation_dataset(self) -> Dataset[Any]:
         """Return one item, which stands for the whole graph."""
         return Numbers(1)
+
+    def prepare_batch(
+        self, batch: Tensor, *, training: bool, generator: torch.Generator | None = None
+    ) -> Any:
+        """Prepare a training batch; the evaluation item stays as it is."""
+        return self.training_batch(batch, generator) if training else batch
 
     def evaluate(
         self, model: nn.Module, batches: Iterable[Any]

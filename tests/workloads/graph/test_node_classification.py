@@ -76,7 +76,7 @@ def test_balanced_classes_weigh_the_same_and_one_on_average():
         NodeConfig(data="hetero-sbm", class_weights="balanced"), replace(task, labels=labels)
     )
     model = work.build_model().eval()
-    batch = work.prepare_batch(torch.arange(60), training=False)
+    batch = work.prepare_batch(torch.arange(60), training=True)
     losses = F.cross_entropy(model(batch.graph).logits, batch.labels, reduction="none")
     # Class 3 does not occur: the means of the three others, a third each.
     expected = sum(losses[batch.labels == label].mean() for label in range(3)) / 3
