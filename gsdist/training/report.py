@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gsdist.training.page import html_figure, html_table, write_page
-from gsdist.training.plots import draw_bars, draw_curves, phase_names, phase_seconds
+from gsdist.training.plots import draw_bars, draw_curves, draw_groups, phase_names, phase_seconds
 from gsdist.training.summary import RunSummary
 
 __all__ = ["comparison", "format_bytes", "label_runs", "phase_rows", "table_rows", "write_report"]
@@ -25,6 +25,7 @@ def write_report(runs: Sequence[RunSummary], output: Path, *, title: str = "gsdi
             '<h2>Course of the runs</h2><div class="plots">',
             *_figures(labelled),
             "</div>",
+            *_pictures(labelled),
             "<h2>Phases</h2>",
             html_table(
                 ["milliseconds per step", *(label for label, _ in labelled)], phase_rows(runs)
@@ -144,6 +145,22 @@ def _figures(labelled: Sequence[tuple[str, RunSummary]]) -> list[str]:
         for title, kind, x, y, axes_labels in plots
     ]
     return [*figures, html_figure("Time per step", draw_bars(labelled))]
+
+
+def _pictures(labelled: Sequence[tuple[str, RunSummary]]) -> list[str]:
+    figures = [
+        html_figure(label, draw_groups(run.picture, name=label))
+        for label, run in labelled
+        if run.picture is not None
+    ]
+    if not figures:
+        return []
+    return [
+        "<h2>What the models make of the data</h2><p>Test examples placed in the plane by t-SNE of their "
+        'embeddings, one colour per class.</p><div class="plots">',
+        *figures,
+        "</div>",
+    ]
 
 
 def _settings(labelled: Sequence[tuple[str, RunSummary]]) -> list[str]:

@@ -67,6 +67,29 @@ class RunConfig:
                 )
         return replace(reducer, **implied)
 
+    def per_seed(self) -> list["RunConfig"]:
+        """Return one run per seed, each in a folder of its own below `run_dir`; itself without `seeds`."""
+        train = self.train
+        if train.seeds is None:
+            return [self]
+        folders = {
+            name: getattr(train, name)
+            for name in ("run_dir", "checkpoint_dir")
+            if getattr(train, name) is not None
+        }
+        return [
+            replace(
+                self,
+                train=replace(
+                    train,
+                    seed=seed,
+                    seeds=None,
+                    **{name: folder / f"seed-{seed}" for name, folder in folders.items()},
+                ),
+            )
+            for seed in train.seeds
+        ]
+
     def tables(self) -> dict[str, dict[str, Any]]:
         """Return one table per component, values as JSON and TOML know them, unset ones left out."""
         tables = {

@@ -1,14 +1,15 @@
 """Summarise a run in one JSON document, and read such documents back."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from gsdist.errors import DataError
 
-__all__ = ["SUMMARY_FILE", "RunSummary", "curves_of", "read_summaries"]
+__all__ = ["SUMMARY_FILE", "RunSummary", "curves_of", "over_seeds", "read_summaries"]
 
 SUMMARY_FILE = "summary.json"
 
@@ -44,6 +45,8 @@ class RunSummary:
     config: Mapping[str, Mapping[str, Any]]
     config_hash: str
     versions: Mapping[str, str]
+    picture: Mapping[str, Any] | None = None
+    """Examples placed in the plane: lists "x", "y" and "group"."""
     compression_of: Mapping[str, float] = field(default_factory=dict)
     """The same as `compression` for the parts of the model that the workload tells apart."""
 
@@ -57,12 +60,21 @@ class RunSummary:
         """Return the metric by which runs are compared."""
         return self.metrics[self.primary_metric]
 
+    @property
+    def seconds(self) -> float:
+        """Return the seconds that all phases of the run took, evaluation included."""
+        return sum(
+            value for name, value in self.phase_seconds.items() if not name.startswith("exchange:")
+        )
+
     def to_mapping(self) -> dict[str, Any]:
         """Return the fields, and what follows from them, as JSON knows them."""
         steps = max(1, self.steps)
         return {
             **asdict(self),
             **self.metrics,
+            "seconds": self.seconds,
+            "seeds": [self.config["train"]["seed"]],
             "payload_bytes_per_step": self.payload_bytes_run / steps,
             "dense_bytes_per_step": self.dense_bytes_run / steps,
             "compression": self.compression,
@@ -79,9 +91,36 @@ class RunSummary:
         Raises:
             KeyError: a field is missing.
         """
-        wanted = {one.name for one in fields(cls)}
-        optional = {"compression_of"} - content.keys()  # not in summaries of earlier versions
-        return cls(**{name: content[name] for name in wanted - optional})
+        return cls(
+            **{
+                one.name: content[one.name]
+                for one in fields(cls)
+                if one.name in content or _is_needed(one)
+            }
+        )
+
+
+def _is_needed(field_: Field[Any]) -> bool:
+    return field_.default is MISSING and field_.default_factory is MISSING
+
+
+def over_seeds(summaries: Sequence[RunSummary]) -> dict[str, Any]:
+    """Return means over runs that differ in their seed, and how they spread, as JSON knows them.
+
+    "standard_deviation" is that of the sample, 0 for a single run; "seconds" are those of one run.
+    """
+    values = {
+        name: [run.metrics[name] for run in summaries] for name in sorted(summaries[0].metrics)
+    }
+    return {
+        **{name: fmean(found) for name, found in values.items()},
+        "standard_deviation": {
+            name: stdev(found) if len(found) > 1 else 0.0 for name, found in values.items()
+        },
+        "seconds": fmean(run.seconds for run in summaries),
+        "seeds": [run.config["train"]["seed"] for run in summaries],
+        "runs": [run.to_mapping() for run in summaries],
+    }
 
 
 def curves_of(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:

@@ -21,6 +21,7 @@ from gsdist.training.progress import open_progress
 from gsdist.training.pruning import open_callback
 from gsdist.training.run_config import RunConfig, flatten
 from gsdist.training.sampling import EvaluationShard, TrainingBatches
+from gsdist.training.selection import BestWeights
 from gsdist.training.stopwatch import Stopwatch
 from gsdist.training.summary import SUMMARY_FILE, RunSummary, curves_of
 from gsdist.workloads import Workload
@@ -91,6 +92,7 @@ class Trainer:
         self._epoch = 0
         self._batch = 0
         self._unlogged: list[dict[str, Tensor]] = []
+        self._best = BestWeights(workload.selection_metric)
         self._store = _open_store(run) if config.checkpoint_every or config.resume else None
 
     def _open_data(self) -> None:
@@ -210,6 +212,8 @@ class Trainer:
     def _evaluate(self, more: dict[str, float] | None = None) -> dict[str, float]:
         """Measure, and record it with `more`. Collectives: as `_measure`."""
         results = self._measure()
+        with self._learner.shared_parameters():
+            self._best.offer(results, self._learner.model)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
         results |= {**(more or {}), **self._callback.measures()}
         self._record({"kind": "evaluation", **results})
@@ -306,6 +310,12 @@ class Trainer:
             self._progress.note(f"resumed after step {resumed_at}")
 
     def _finish(self, results: dict[str, float]) -> RunSummary:
+        model = self._learner.model
+        results = self._best.restore(model) or results
+        final = None
+        if self._rank == 0:
+            with self._stopwatch.phase("evaluate"):
+                final = self._workload.final_measures(model)
         statistics = self._learner.statistics()
         seconds = self._stopwatch.seconds | {
             _EXCHANGE + phase: value for phase, value in statistics.seconds.items()
@@ -313,7 +323,7 @@ class Trainer:
         training_seconds = self._training_seconds()
         summary = RunSummary(
             workload=self._workload.name,
-            model=getattr(self._run.workload, "model", type(self._learner.model).__name__),
+            model=getattr(self._run.workload, "model", type(model).__name__),
             data=getattr(self._run.workload, "data", type(self._training_data).__name__),
             reducer=self._run.reducer_name,
             world_size=self._world_size,
@@ -321,7 +331,7 @@ class Trainer:
             steps=self._step,
             steps_per_s=self._step / training_seconds if training_seconds else 0.0,
             primary_metric=self._workload.primary_metric,
-            metrics=results,
+            metrics=results | dict(final.metrics if final else {}),
             payload_bytes_run=statistics.payload_bytes,
             dense_bytes_run=statistics.dense_bytes,
             payload_bytes_last_step=statistics.payload_bytes_last_step,
@@ -331,6 +341,7 @@ class Trainer:
             config=self._run.tables(),
             config_hash=self._run.fingerprint(),
             versions={"gsdist": gsdist.__version__, "torch": torch.__version__},
+            picture=final.picture if final else None,
             compression_of=self._learner.compression_of(),
         )
         if self._rank == 0:
@@ -341,7 +352,7 @@ class Trainer:
                 _write(directory / name, text)
             if self._config.save_model is not None:
                 self._config.save_model.parent.mkdir(parents=True, exist_ok=True)
-                torch.save(self._learner.model.state_dict(), self._config.save_model)
+                torch.save(model.state_dict(), self._config.save_model)
         return summary
 
     # ---- checkpoints --------------------------------------------------------------------------------
@@ -355,6 +366,7 @@ class Trainer:
                     "learner": self._learner.replicated_state(),
                     "callback": self._callback.state_dict(),
                     "position": {"step": self._step, "epoch": self._epoch, "batch": self._batch},
+                    "best": self._best.state_dict(),
                 },
                 own={
                     "exchange": self._learner.own_state(),
@@ -383,6 +395,7 @@ class Trainer:
         self._step, self._epoch, self._batch = (
             position[name] for name in ("step", "epoch", "batch")
         )
+        self._best.load_state_dict(replicated["best"])
         self._unlogged = to_device(own["unlogged"], self._device)
         self._stopwatch.seconds.update(own["seconds"])
         randomness.restore(own["randomness"], self._augmentation)

@@ -31,7 +31,7 @@ from torch.utils.data import Dataset
 
 from gsdist.errors import ConfigError, InputTypeError
 
-__all__ = ["BatchSchedule", "LayoutChange", "LossParts", "Workload"]
+__all__ = ["BatchSchedule", "FinalMeasures", "LayoutChange", "LossParts", "Workload"]
 
 
 class LossParts(dict[str, Tensor]):
@@ -98,6 +98,16 @@ class LayoutChange:
     and the like are cut the same way. Old parameters that are not named are gone."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalMeasures:
+    """Hold what is measured once, on the trained model."""
+
+    metrics: Mapping[str, float]
+    """Added to the results of the last, or the best, evaluation."""
+    picture: Mapping[str, Any] | None = None
+    """Examples placed in the plane: lists "x", "y" and "group" (a class), for the report."""
+
+
 class Workload(abc.ABC):
     """Bundle model, loss, data and evaluation of one kind of training; one instance per process.
 
@@ -109,6 +119,8 @@ class Workload(abc.ABC):
     """Short name for logs and reports."""
     primary_metric: str
     """The metric of `evaluate` by which runs are compared; higher is better."""
+    selection_metric: str | None = None
+    """The metric of `evaluate` whose highest value marks the weights a run ends with; None: the last."""
 
     @abc.abstractmethod
     def build_model(self) -> nn.Module:
@@ -179,6 +191,13 @@ class Workload(abc.ABC):
         parameter that is not named is trained whole. Asked once before training and after every
         `after_step`. Identity tells whether it
         changed: return the very same object while it holds, a new one (or None) when it does not.
+        """
+        return None
+
+    def final_measures(self, model: nn.Module) -> FinalMeasures | None:
+        """Measure what is too slow for every evaluation; called at the end, on rank 0 only.
+
+        May leave the model in evaluation mode. Issues no collective.
         """
         return None
 

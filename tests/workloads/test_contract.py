@@ -61,6 +61,8 @@ def test_optional_parts_do_nothing_by_default():
     assert workload.replicated_loss(model) is None
     assert workload.coordinate_mask(model) is None
     assert workload.layout_change(model, 1) is None
+    assert workload.final_measures(model) is None
+    assert workload.selection_metric is None
     assert all(map(torch.equal, before, model.parameters()))
 
 

@@ -43,7 +43,8 @@ def test_descriptions_cover_all_names():
     names = [info.name for info in describe()]
     images = ["cifar10", "cifar100", "fashion-mnist", "digits", "image-folder"]
     images += ["tiny-imagenet", "imagenet"]
-    assert names == [*images, "shakespeare", "python-source", "text-folder"]
+    graphs = ["films", "wordnet", "hetero-sbm", "dblp", "imdb", "last-fm"]
+    assert names == [*images, "shakespeare", "python-source", "text-folder", *graphs]
     for info in describe():
         check_dataset_name(info.name, info.kind)
         assert all((info.content, info.source, info.licence))
@@ -66,7 +67,8 @@ def test_bad_requests_are_refused(arguments, options, message):
 
 def test_only_fetchable_data_is_fetched(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"comes with scikit-learn.*cifar10, fashion-mnist and shakespeare are"
+        ConfigError,
+        match=r"comes with scikit-learn.*cifar10, fashion-mnist, films, shakespeare and wordnet are",
     ):
         fetch("digits", tmp_path)
     with pytest.raises(ConfigError, match=r"unknown data set 'cifar'.*'cifar10'"):

@@ -112,3 +112,24 @@ def test_fingerprint_ignores_bookkeeping_only() -> None:
 def test_a_constant_schedule_may_be_made_longer() -> None:
     short, long = (run_config(schedule="constant", steps=steps) for steps in (5, 50))
     assert short.fingerprint() == long.fingerprint()
+
+
+def test_each_seed_gets_a_run_and_folders_of_its_own() -> None:
+    train = TrainConfig(seeds=(3, 5), run_dir=Path("a"), checkpoint_dir=Path("b"))
+    run = RunConfig(
+        train=train, reducer=DenseConfig(), workload_name="w", workload=ClassificationConfig()
+    )
+    runs = run.per_seed()
+    assert [(one.train.seed, one.train.seeds) for one in runs] == [(3, None), (5, None)]
+    assert [one.train.run_dir for one in runs] == [Path("a/seed-3"), Path("a/seed-5")]
+    assert [one.train.checkpoint_dir for one in runs] == [Path("b/seed-3"), Path("b/seed-5")]
+    assert runs[0].per_seed() == [runs[0]]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"seeds": ()}, {"seeds": (-1,)}, {"seeds": (0, 1), "save_model": Path("one.pt")}],
+)
+def test_seeds_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="seed|save_model"):
+        TrainConfig(**settings)  # type: ignore[arg-type]

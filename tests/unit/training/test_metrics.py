@@ -10,7 +10,7 @@ import pytest
 from gsdist.errors import DataError
 from gsdist.training.metrics import JsonLinesWriter, open_writers, read_records
 from gsdist.training.progress import LineProgress, SilentProgress, open_progress
-from gsdist.training.summary import RunSummary, curves_of, read_summaries
+from gsdist.training.summary import RunSummary, curves_of, over_seeds, read_summaries
 
 
 def record(step: int, **values: Any) -> dict[str, Any]:
@@ -140,3 +140,24 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     assert len(lines) == 20
     assert lines[-1].startswith("[dense] step 100/100  loss 0.5000")
     assert isinstance(open_progress(100, enabled=False, label="x"), SilentProgress)
+
+
+def test_runs_of_several_seeds_are_averaged() -> None:
+    runs = [
+        make_summary(metrics={"accuracy": value}, config={"train": {"seed": seed}})
+        for seed, value in ((4, 0.5), (7, 0.8))
+    ]
+    found = over_seeds(runs)
+    assert found["accuracy"] == pytest.approx(0.65)
+    assert found["standard_deviation"]["accuracy"] == pytest.approx(0.3 / 2**0.5)
+    assert found["seeds"] == [4, 7]
+    assert found["seconds"] == 4.0  # phases of the exchange lie inside backward
+    assert [run["accuracy"] for run in found["runs"]] == [0.5, 0.8]
+    assert over_seeds(runs[:1])["standard_deviation"] == {"accuracy": 0.0}
+
+
+def test_a_summary_without_a_picture_reads_back(tmp_path: Path) -> None:
+    content = json.loads(make_summary().to_json())
+    del content["picture"]  # as runs before there were pictures wrote it
+    (tmp_path / "summary.json").write_text(json.dumps(content))
+    assert read_summaries(tmp_path)[0].picture is None

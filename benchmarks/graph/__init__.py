@@ -1,0 +1,1 @@
+"""Compare MV-HetGNN with other networks, with compressed gradients, and with how it was released."""
