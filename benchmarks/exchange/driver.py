@@ -61,8 +61,7 @@ class Driver:
             GsdistError: the shapes or settings do not fit the method.
         """
         parameters = {
-            name: torch.nn.Parameter(torch.empty(shape, device="meta"))
-            for name, shape in shapes.items()
+            name: torch.nn.Parameter(torch.empty(shape)) for name, shape in shapes.items()
         }
         self.layout, self.reducer = build_method(config, parameters, group)
         self.settling, self.period = cycle_of(config, parameters)

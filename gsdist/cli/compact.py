@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _DESCRIPTION = """\
-Cut what was pruned out of the network of a run, make sure that its answers stay the same, and write it.
+Cut what was pruned out of the network of a run, make sure that its answers
+stay the same, and write it.
 
-INPUT is the run directory of `gsdist train ... --prune METHOD --save-model FILE`; OUTPUT is a folder for
-model.safetensors, manifest.json, and layers.svg, what is kept of each layer. With --strip, INPUT is a file
-of weights that hsakd-teacher or hsakd-student saved, and OUTPUT the file of the network alone.
+INPUT is the run directory of `gsdist train ... --prune METHOD --save-model
+FILE`; OUTPUT is a folder for model.safetensors, manifest.json, and layers.svg,
+what is kept of each layer. With --strip, INPUT is a file of weights that a
+distillation run saved, and OUTPUT the file of the network alone.
 """
 
 

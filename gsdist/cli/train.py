@@ -97,8 +97,7 @@ Train a model on one or many workers.
 
 Options override the settings of --config; every run writes its own file.
 
-Those beginning with --reducer. depend on the value of --reducer; those beginning with --prune. are there
-with --prune only.
+Options with --reducer. depend on --reducer, those with --prune. on --prune.
 
 examples:
   gsdist train classification --data digits --model mlp --epochs 5
