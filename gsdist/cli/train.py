@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from gsdist.errors import ConfigError
-from gsdist.reducers import REDUCER_CONFIGS, SparseConfig
+from gsdist.reducers import REDUCER_CONFIGS, GsSgdConfig, SparseConfig
 from gsdist.training import (
     AutoConfig,
     RunConfig,
@@ -68,6 +68,8 @@ _OPTIMIZERS = {
     "adamw": TrainConfig(optimizer="adamw", learning_rate=2e-3, weight_decay=0.1),
 }
 """Settings that suit each optimizer; options change them."""
+_ADAMW_WARMUP = 20
+"""Whole gradients that AdamW's squares begin with before gs-SGD compresses; docs/gs-sgd.md says why."""
 _USAGE = """\
 usage: gsdist train WORKLOAD [OPTIONS]
 
@@ -248,6 +250,8 @@ def _options_class(
     if isinstance(settings, SparseConfig) and train.optimizer == "sgd" and every_step:
         # The trainer owns the optimizer, so momentum correction is the default where it has momentum.
         settings = dataclasses.replace(settings, momentum="local")
+    if isinstance(settings, GsSgdConfig) and train.optimizer == "adamw" and every_step:
+        settings = dataclasses.replace(settings, warmup_steps=_ADAMW_WARMUP)
     top_level = tyro.conf.arg(name="")
 
     def option(kind: Any, default: Any, **settings: Any) -> tuple[Any, Any]:

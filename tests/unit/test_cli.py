@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from gsdist.cli.main import main
+from gsdist.cli.train import parse
+from gsdist.reducers import GsSgdConfig
 from gsdist.training.summary import read_summaries
 
 TRAIN = ["train", "classification"]
@@ -211,3 +213,18 @@ def test_torchrun_trains_on_two_workers(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert read_summaries(tmp_path)[0].world_size == 2
     assert done.stdout.count("on 2 worker(s)") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "whole_gradients"),
+    [
+        (["--optimizer", "adamw"], 20),
+        (["--optimizer", "adamw", "--reducer.warmup-steps", "7"], 7),
+        (["--optimizer", "adamw", "--outer-interval", "16"], 0),
+        ([], 0),
+    ],
+)
+def test_adamw_begins_with_whole_gradients(options: list[str], whole_gradients: int) -> None:
+    settings, _ = parse("language", options)
+    assert isinstance(settings.reducer, GsSgdConfig)
+    assert settings.reducer.warmup_steps == whole_gradients
