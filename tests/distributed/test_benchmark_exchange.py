@@ -156,7 +156,7 @@ def test_a_small_run_in_the_lab(
     code = main([*size, *effort, "--methods", *methods, "--json", "-"])
     captured = capsys.readouterr()
     report = json.loads(captured.out)
-    assert code == 0 and report["schema"] == 1
+    assert code == 0 and report["schema"] == 2
     assert report["labs"][0]["fault"] is None, report["labs"]
     assert [cell["method"] for cell in report["cells"]] == methods
     for cell in report["cells"]:
@@ -174,7 +174,7 @@ def test_a_few_steps_in_the_lab(capsys: pytest.CaptureFixture[str]) -> None:
         [*size, "--seconds", "0.01", "--steps", "2", "--methods", *methods, "--json", "-"]
     )
     report = json.loads(capsys.readouterr().out)
-    assert code == 0 and report["schema"] == 1
+    assert code == 0 and report["schema"] == 2
     cells = {cell["method"]: cell for cell in report["cells"]}
     assert list(cells) == methods
     assert all(cell["correct"] and cell["steps"] >= 2 for cell in cells.values())
