@@ -13,7 +13,7 @@ from gsdist.collectives.point_to_point import (
     send_to,
 )
 from gsdist.collectives.probe import probe_link
-from gsdist.collectives.ranks import rank_of
+from gsdist.collectives.ranks import rank_of, wait_for_device
 from gsdist.collectives.tree import tree_all_reduce_sum
 
 __all__ = [
@@ -36,4 +36,5 @@ __all__ = [
     "share_faults",
     "start_all_reduce_sum",
     "tree_all_reduce_sum",
+    "wait_for_device",
 ]

@@ -18,6 +18,7 @@ from gsdist.collectives.all_gather import all_gather_equal
 from gsdist.collectives.all_reduce import all_reduce_sum
 from gsdist.collectives.cost_model import COST_FUNCTIONS, Link
 from gsdist.collectives.point_to_point import all_to_all, broadcast_from, gather_to
+from gsdist.collectives.ranks import wait_for_device
 from gsdist.collectives.tree import tree_all_reduce_sum
 from gsdist.errors import ConfigError
 
@@ -102,16 +103,11 @@ def _seconds(
 
 def _round(run: Callable[[Tensor, Group], object], buffer: Tensor, group: Group) -> float:
     all_reduce_sum(buffer.new_zeros(1), group, phase=_PHASE)
-    _settle(buffer.device)
+    wait_for_device(buffer.device)
     start = time.perf_counter()
     run(buffer, group)
-    _settle(buffer.device)
+    wait_for_device(buffer.device)
     return time.perf_counter() - start
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _all_to_all(buffer: Tensor, group: Group) -> None:

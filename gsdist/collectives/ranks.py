@@ -1,9 +1,9 @@
-"""Tell ranks within a group, and where its messages must lie."""
+"""Tell ranks within a group, where its messages must lie, and when a device is done."""
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["message_device", "rank_of"]
+__all__ = ["message_device", "rank_of", "wait_for_device"]
 
 
 def rank_of(group: dist.ProcessGroup | None) -> int:
@@ -21,3 +21,9 @@ def message_device(group: dist.ProcessGroup | None) -> torch.device:
     except ValueError:  # a group torch does not know, such as `LocalGroup`
         backend = "gloo"
     return torch.device("cuda" if backend == "nccl" else "cpu")
+
+
+def wait_for_device(device: torch.device) -> None:
+    """Return when a GPU has done what it was asked to; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

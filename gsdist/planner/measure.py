@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gsdist.collectives import LocalGroup, all_reduce_sum, gather_json
+from gsdist.collectives import LocalGroup, all_reduce_sum, gather_json, wait_for_device
 from gsdist.errors import ConfigError
 from gsdist.planner.candidates import Candidate
 from gsdist.planner.traffic import steps_of
@@ -119,8 +119,7 @@ def _exchange(reducer: Reducer, layout: FlatLayout, gradient: Tensor) -> float:
     start = time.perf_counter()
     reducer.push(GradientBucket(buffer=buffer, slices=slices))
     reducer.finish()
-    if layout.device.type == "cuda":
-        torch.cuda.synchronize(layout.device)
+    wait_for_device(layout.device)
     return time.perf_counter() - start - (_wire_seconds(reducer) - before)
 
 

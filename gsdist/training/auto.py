@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import default_collate
 
-from gsdist.collectives import gather_json, probe_link, share_faults
+from gsdist.collectives import gather_json, probe_link, share_faults, wait_for_device
 from gsdist.errors import ConfigError
 from gsdist.planner import CANDIDATES, Plan, Situation, local_seconds, make_plan
 from gsdist.reducers import DenseConfig, ReducerConfig, SparseConfig
@@ -82,8 +82,7 @@ def _compute_seconds(
     for _ in range(1 + _ROUNDS):
         start = time.perf_counter()
         workload.loss(model, batch).total.backward()  # type: ignore[no-untyped-call]
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for_device(device)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
 
