@@ -105,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
     run, json_target = parse(name, arguments[1:])
     launch = detect_launch()
     workload = _WORKLOADS[name][1](run.workload)
-    timeout = timedelta(seconds=run.train.timeout)
+    timeout = timedelta(seconds=run.train.init_timeout)
     train = run.train
     device = training_device(
         train.device,

@@ -28,7 +28,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from gsdist.collectives import NodeGroups, Nodes, require_agreement, share_faults
+from gsdist.collectives import NodeGroups, Nodes, open_group, require_agreement, share_faults
 from gsdist.errors import ConfigError, InputTypeError, UnsupportedSetup
 from gsdist.integrations.optimizer import ReplicatedTerms, momentum_of, take_momentum_from
 from gsdist.reducers import (
@@ -79,12 +79,7 @@ class ReducerState:
         """
         # What is no DDP model is refused below, together with all ranks that hold one.
         parent = getattr(model, "process_group", dist.group.WORLD)
-        group = dist.new_group(
-            ranks=dist.get_process_group_ranks(parent),
-            backend=dist.get_backend(parent),
-            use_local_synchronization=True,
-        )
-        assert isinstance(group, dist.ProcessGroup)
+        group = open_group(parent=parent)
         with share_faults(group):
             self._parameters = _trained_parameters(model)
             self._grad_scaler = grad_scaler if grad_scaler and grad_scaler.is_enabled() else None

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import gsdist
-from gsdist.collectives import require_agreement, share_faults
+from gsdist.collectives import (
+    FLIGHT_RECORDER,
+    require_agreement,
+    set_deadline,
+    share_faults,
+    transport_failures,
+)
 from gsdist.errors import ConfigError
 from gsdist.training import metrics, randomness
 from gsdist.training.device import to_device
 from gsdist.training.learner import Learner
+from gsdist.training.monitor import RankMonitor, Report, parameter_hash
 from gsdist.training.progress import open_progress
 from gsdist.training.run_config import RunConfig, flatten
 from gsdist.training.sampling import EvaluationShard, TrainingBatches
+from gsdist.training.signals import EXIT_TERMINATED, watch_signals
 from gsdist.training.stopwatch import Stopwatch
 from gsdist.training.summary import SUMMARY_FILE, RunSummary, curves_of
 from gsdist.workloads import Workload
@@ -34,6 +43,8 @@ _TRAINING_PHASES = ("data", "forward", "backward", "optimizer")
 _EXCHANGE = "exchange: "
 _DROPOUT, _AUGMENTATION, _LOADER = 1, 2, 3
 """Tell apart the streams of random numbers that one seed begets."""
+_MONITOR_INTERVAL = 5
+"""Steps between two looks at the other ranks; those between outer steps have nothing else to wait for."""
 
 
 class Trainer:
@@ -87,6 +98,10 @@ class Trainer:
         self._epoch = 0
         self._batch = 0
         self._unlogged: list[dict[str, Tensor]] = []
+        self._monitor = RankMonitor(config.outer_interval or _MONITOR_INTERVAL)
+        self._ranks: Report | None = None
+        self._in_first_step = True
+        self._saved_at: int | None = None
         self._store = _open_store(run) if config.checkpoint_every or config.resume else None
 
     def _open_data(self) -> None:
@@ -115,12 +130,20 @@ class Trainer:
     def run(self) -> RunSummary:
         """Train to the end, from the start or from the newest checkpoint, and return the summary.
 
+        On SIGTERM to any rank, all of them end a few steps later, with a checkpoint if there are to be any.
+
         Raises:
             CheckpointError: the checkpoints there do not fit this run, or one cannot be written.
             GsdistError: what the exchange raises, alike on every rank.
+            SystemExit: the run was ended by SIGTERM; on every rank.
 
-        Collectives: those of the exchange in every step; a few all-reduces per record and evaluation.
+        Collectives: those of the exchange in every step; a few all-reduces per record and evaluation; an
+        all-gather beside every few steps.
         """
+        with watch_signals() as self._signals, transport_failures("a collective of the training step"):
+            return self._run_to_the_end()
+
+    def _run_to_the_end(self) -> RunSummary:
         resumed = self._resume()
         self._open_outputs(resumed)
         try:
@@ -131,6 +154,7 @@ class Trainer:
                 results = self._evaluate()
             return self._finish(results)
         finally:
+            FLIGHT_RECORDER.file = None
             self._progress.close()
             for writer in self._writers:
                 writer.close()
@@ -157,10 +181,39 @@ class Trainer:
             results = self._evaluate() if due or done else None
             if config.checkpoint_every and (self._step % config.checkpoint_every == 0 or done):
                 self._save()
+            self._compare_ranks(last=done)
             if done or epoch_ended:
                 return results
 
+    def _compare_ranks(self, *, last: bool) -> None:
+        """Look at the other ranks when it is time to, and stop if one is asked to."""
+        config, monitor = self._config, self._monitor
+        if not monitor.due(self._step) and not last:
+            return
+        compares = config.compare_every and (self._step % config.compare_every < monitor.interval)
+        hashed = None
+        if compares or last:
+            with self._learner.shared_parameters():
+                hashed = parameter_hash(self._learner.model.parameters())
+        self._ranks = monitor.exchange(
+            self._step,
+            stop=self._signals.stop_requested,
+            waited=FLIGHT_RECORDER.seconds,
+            seconds=self._training_seconds(),
+            parameters=hashed,
+        )
+        if last:
+            monitor.finish()
+        elif self._ranks is not None and self._ranks.stop:
+            if config.checkpoint_every and self._saved_at != self._step:
+                self._save()
+            self._progress.note(f"stopped after step {self._step} by SIGTERM")
+            raise SystemExit(EXIT_TERMINATED)
+
     def _advance(self) -> None:
+        if self._in_first_step:
+            set_deadline(timedelta(seconds=self._config.timeout))
+            self._in_first_step = False
         self._step += 1
         self._batch += self._config.accumulation
         if self._batch == self._steps_per_epoch * self._config.accumulation:
@@ -241,6 +294,10 @@ class Trainer:
                 "residual_norm": statistics.residual_norm,
                 "dense_bytes": statistics.dense_bytes,
                 "seconds": self._training_seconds(),
+                **{
+                    f"wait_ms/{rank}": wait
+                    for rank, wait in enumerate(self._ranks.wait_ms if self._ranks else ())
+                },
             }
         )
         return loss
@@ -262,6 +319,7 @@ class Trainer:
     def _open_outputs(self, resumed_at: int | None) -> None:
         config = self._config
         self._writers: list[metrics.MetricWriter] = []
+        FLIGHT_RECORDER.file = config.run_dir / f"collectives-rank{self._rank}.txt"
         if self._rank == 0:
             config.run_dir.mkdir(parents=True, exist_ok=True)
             _write(config.run_dir / "config.toml", self._run.to_toml())
@@ -315,6 +373,7 @@ class Trainer:
 
     def _save(self) -> None:
         assert self._store is not None
+        self._saved_at = self._step
         with self._stopwatch.phase("checkpoint"):
             self._store.save(
                 self._step,
