@@ -1,4 +1,4 @@
-"""Watch over a collective: remember it, and turn a backend's failure into an error that says who is missing."""
+"""Watch over a collective: remember it, and let a failure say who is missing."""
 
 import json
 import re
@@ -106,7 +106,9 @@ def _call_roll(group: dist.ProcessGroup | None) -> str:
     caller.join(_ROLL_CALL_SECONDS + _STORE_SECONDS)
     if not unheard:
         return "all ranks have noticed, look at the first error among them."
-    heard = "".join(f"; rank {rank} failed in {text}" for rank, text in sorted(words.copy().items()))
+    heard = "".join(
+        f"; rank {rank} failed in {text}" for rank, text in sorted(words.copy().items())
+    )
     return (
         f"no sign of life of rank(s) {', '.join(map(str, sorted(unheard.copy())))} within "
         f"{_ROLL_CALL_SECONDS:g} s{heard}. Look there first."

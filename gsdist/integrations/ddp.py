@@ -11,12 +11,13 @@ thread has a stream of its own, which waits for a bucket's gradients by an event
 holds up nobody.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import torch
 import torch.distributed as dist
@@ -100,6 +101,7 @@ class ReducerState:
                 "weight_decay": weight_decay,
                 "loss scaling": self._grad_scaler is not None,
                 "model": layout.fingerprint(),
+                "device": layout.device.type,
                 "sketch format version": SketchFormat.version,
             },
             group,
@@ -120,6 +122,7 @@ class ReducerState:
             take_momentum_from(optimizer)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gsdist-exchange")
         self._stream = _ExchangeStream.on(layout.device)
+        self._model = ref(model)
         self._step: _Step | None = None
 
     # ---- what users call ----------------------------------------------------------------------------
@@ -192,6 +195,16 @@ class ReducerState:
             state["replicated_momentum"] = self._replicated.state_dict()
         return state
 
+    def inherited_state(
+        self, first: Mapping[str, Any], states: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Return this rank's share of what another number of ranks had saved; load it next.
+
+        `first` is what rank 0 saved, `states` what those ranks saved from which this one takes over. Give
+        every old rank to one new rank and nothing that was kept back is lost.
+        """
+        return self._reducer.inherited_state(first, states)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` or `state_for_new_layout` returned on the same rank.
 
@@ -207,6 +220,12 @@ class ReducerState:
     def enqueue(self, bucket: GradBucket) -> Future[Tensor]:
         """Hand one bucket to the exchange thread; the future completes at the end of the step."""
         if self._step is None:
+            if self._joining():
+                raise UnsupportedSetup(
+                    "the training loop runs under torch's Join, which expects one all-reduce per bucket and "
+                    "cannot stand in for this exchange; give every rank as many batches (drop_last, or a "
+                    "sampler that pads)"
+                )
             scale = self._grad_scaler.get_scale() if self._grad_scaler else 1.0
             self._step = _Step(loss_scale=scale)
             _at_end_of_backward(partial(_settle, self._step))
@@ -220,6 +239,10 @@ class ReducerState:
             self._exchange, step, self._gradient_bucket(bucket), ready, bucket.is_last()
         )
         return future
+
+    def _joining(self) -> bool:
+        join = getattr(self._model(), "_join_config", None)
+        return bool(join is not None and join.enable)
 
     def _gradient_bucket(self, bucket: GradBucket) -> GradientBucket:
         buffer = bucket.buffer()

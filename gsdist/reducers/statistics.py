@@ -1,6 +1,7 @@
 """Count bytes and seconds while a reducer works."""
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,7 @@ class StatisticsRecorder:
         self._dense_bytes_per_step = dense_bytes_per_step
         self._steps = 0
         self._skipped = 0
+        self._repeated = 0
         self._dense_bytes = 0
         self._payload = 0
         self._payload_this_step = 0
@@ -52,6 +54,16 @@ class StatisticsRecorder:
         if sends:
             self._payload_this_step += size
 
+    def repeated(self) -> None:
+        """Count a half-precision sum that overflowed and is made again; warn of the first."""
+        if self._repeated == 0:
+            warnings.warn(
+                "a sum was too large for half precision and is repeated in float32, as all later ones will "
+                "be that are; this is counted, not warned of again",
+                stacklevel=2,
+            )
+        self._repeated += 1
+
     def end_step(self, *, skipped: bool = False) -> None:
         """Close the byte count of one exchange."""
         self._steps += not skipped
@@ -67,6 +79,7 @@ class StatisticsRecorder:
         return {
             "steps": self._steps,
             "skipped_steps": self._skipped,
+            "repeated_sums": self._repeated,
             "payload_bytes": self._payload,
             "dense_bytes": self._dense_bytes,
             "seconds": dict(self._seconds),
@@ -76,6 +89,7 @@ class StatisticsRecorder:
         """Go on counting from saved counters."""
         self._steps = state["steps"]
         self._skipped = state["skipped_steps"]
+        self._repeated = state["repeated_sums"]
         self._payload = state["payload_bytes"]
         self._dense_bytes = state["dense_bytes"]
         self._seconds = dict(state["seconds"])
@@ -85,6 +99,7 @@ class StatisticsRecorder:
         return ExchangeStatistics(
             steps=self._steps,
             skipped_steps=self._skipped,
+            repeated_sums=self._repeated,
             payload_bytes=self._payload,
             payload_bytes_last_step=self._payload_last_step,
             dense_bytes=self._dense_bytes,

@@ -122,7 +122,11 @@ class TrainConfig:
         )  # fmt: skip
         self.outer_step()
         for name in (
-            "lr_warmup_steps", "data_workers", "checkpoint_every", "weight_decay", "compare_every",
+            "lr_warmup_steps",
+            "data_workers",
+            "checkpoint_every",
+            "weight_decay",
+            "compare_every",
         ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("learning_rate", "bucket_cap_mb", "timeout", "init_timeout"):

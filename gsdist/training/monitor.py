@@ -1,4 +1,4 @@
-"""Compare the ranks beside the training steps: who is asked to stop, who keeps others waiting, who has diverged.
+"""Compare the ranks beside training: who is asked to stop, who keeps others waiting, who has diverged.
 
 Every few steps each rank contributes a few numbers to an all-gather that nobody waits for until the next one.
 All ranks therefore see the same numbers at the same step, and act alike.

@@ -12,6 +12,7 @@ from datetime import timedelta
 from ipaddress import ip_address
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from gsdist.errors import CollectiveTimeout, ConfigError
 
@@ -21,7 +22,7 @@ _POLL_SECONDS = 0.05
 _SHOWN = 8
 
 
-def meet(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
+def meet(rank: int, world_size: int, timeout: timedelta) -> Store:
     """Wait until all ranks have arrived and return the store they share.
 
     Raises:
@@ -34,7 +35,7 @@ def meet(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
     serves = rank == 0 and not by_agent
     listener = _listen(address, port) if serves else None
     try:
-        tcp_store = dist.TCPStore(
+        tcp_store = TCPStore(
             address,
             port,
             world_size,
@@ -50,14 +51,12 @@ def meet(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
             f"firewall is between ({error})"
         ) from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"gsdist/attempt-{attempt}", tcp_store)
+    store = PrefixStore(f"gsdist/attempt-{attempt}", tcp_store)
     _wait_for_all(store, rank, world_size, timeout, where)
     return store
 
 
-def _wait_for_all(
-    store: dist.Store, rank: int, world_size: int, timeout: timedelta, where: str
-) -> None:
+def _wait_for_all(store: Store, rank: int, world_size: int, timeout: timedelta, where: str) -> None:
     store.set(f"arrived/{rank}", "yes")
     missing = set(range(world_size)) - {rank}
     limit = time.monotonic() + timeout.total_seconds()
@@ -111,7 +110,10 @@ def _listen(address: str, port: int) -> socket.socket:
         family, bound = socket.AF_INET, "127.0.0.1"
     try:
         return socket.create_server(
-            (bound, port), family=family, backlog=1024, dualstack_ipv6=family == socket.AF_INET6 and not bound
+            (bound, port),
+            family=family,
+            backlog=1024,
+            dualstack_ipv6=family == socket.AF_INET6 and not bound,
         )
     except OSError as error:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Notice signals at once, even while the main thread waits in a collective, where Python's handlers do not run.
+"""Notice signals at once, also while the main thread waits in a collective, where no Python handler runs.
 
 SIGTERM asks for an orderly end, a second one ends the process on the spot. SIGUSR1 writes out the last
 collectives.
@@ -57,9 +57,7 @@ def watch_signals() -> Iterator[SignalWatch]:
         number: signal.signal(number, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGUSR1)
     }
-    reader = threading.Thread(
-        target=watch.read, args=(source,), name="gsdist-signals", daemon=True
-    )
+    reader = threading.Thread(target=watch.read, args=(source,), name="gsdist-signals", daemon=True)
     reader.start()
     try:
         yield watch

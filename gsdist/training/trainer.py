@@ -1,5 +1,6 @@
 """Run a workload: batches in, steps, evaluations, records and checkpoints, until it is done."""
 
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from gsdist.collectives import (
 from gsdist.errors import ConfigError
 from gsdist.training import metrics, randomness
 from gsdist.training.device import to_device
+from gsdist.training.inherited_connections import close_inherited_connections
 from gsdist.training.learner import Learner
 from gsdist.training.monitor import RankMonitor, Report, parameter_hash
 from gsdist.training.progress import open_progress
@@ -31,6 +33,7 @@ from gsdist.training.sampling import EvaluationShard, TrainingBatches
 from gsdist.training.signals import EXIT_TERMINATED, watch_signals
 from gsdist.training.stopwatch import Stopwatch
 from gsdist.training.summary import SUMMARY_FILE, RunSummary, curves_of
+from gsdist.training.versions import required_versions, warn_of_differences
 from gsdist.workloads import Workload
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Trainer"]
 
+_logger = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
 _TRAINING_PHASES = ("data", "forward", "backward", "optimizer")
 _EXCHANGE = "exchange: "
@@ -68,13 +72,8 @@ class Trainer:
         self._workload = workload
         self._device = device
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
-        require_agreement(
-            {
-                **flatten(run.tables()),
-                "version of torch": torch.__version__,
-                "version of gsdist": gsdist.__version__,
-            }
-        )
+        require_agreement({**flatten(run.tables()), **required_versions()})
+        warn_of_differences({"torch": torch.__version__, "gsdist": gsdist.__version__})
         if config.deterministic:
             torch.use_deterministic_algorithms(True)
         self._stopwatch = Stopwatch()
@@ -140,7 +139,10 @@ class Trainer:
         Collectives: those of the exchange in every step; a few all-reduces per record and evaluation; an
         all-gather beside every few steps.
         """
-        with watch_signals() as self._signals, transport_failures("a collective of the training step"):
+        with (
+            watch_signals() as self._signals,
+            transport_failures("a collective of the training step"),
+        ):
             return self._run_to_the_end()
 
     def _run_to_the_end(self) -> RunSummary:
@@ -207,6 +209,8 @@ class Trainer:
         elif self._ranks is not None and self._ranks.stop:
             if config.checkpoint_every and self._saved_at != self._step:
                 self._save()
+            if self._store is not None:
+                self._store.finish()
             self._progress.note(f"stopped after step {self._step} by SIGTERM")
             raise SystemExit(EXIT_TERMINATED)
 
@@ -227,6 +231,7 @@ class Trainer:
             self._training_data,
             batch_sampler=self._batches,
             num_workers=self._config.data_workers,
+            worker_init_fn=close_inherited_connections,
             pin_memory=self._device.type == "cuda",
             generator=randomness.generator_for(self._config.seed, _LOADER, self._rank, self._epoch),
         )
@@ -249,6 +254,7 @@ class Trainer:
                     world_size=self._world_size,
                 ),
                 num_workers=self._config.data_workers,
+                worker_init_fn=close_inherited_connections,
                 generator=torch.Generator(),
             )
             prepared = (
@@ -334,6 +340,8 @@ class Trainer:
             self._progress.note(f"resumed after step {resumed_at}")
 
     def _finish(self, results: dict[str, float]) -> RunSummary:
+        if self._store is not None:
+            self._store.finish()
         statistics = self._learner.statistics()
         seconds = self._stopwatch.seconds | {
             _EXCHANGE + phase: value for phase, value in statistics.seconds.items()
@@ -398,16 +406,45 @@ class Trainer:
         found = self._store.newest()
         if found is None:
             return None
-        replicated, own = self._store.load(found)
-        self._learner.load_state(replicated["learner"], own["exchange"])
-        position = replicated["position"]
+        loaded = self._store.load(found)
+        learner = loaded.replicated["learner"]
+        self._set_position(loaded.replicated["position"], found.world_size)
+        if loaded.own is not None:
+            own = loaded.own
+            self._learner.load_state(learner, own["exchange"])
+            self._unlogged = to_device(own["unlogged"], self._device)
+            self._stopwatch.seconds.update(own["seconds"])
+            randomness.restore(own["randomness"], self._augmentation)
+            return self._step
+        exchange = None
+        if loaded.first is None:
+            _logger.warning("going on after step %d WITHOUT the residuals: reset", self._step)
+        else:
+            exchange = self._learner.inherited_state(
+                loaded.first["exchange"], [one["exchange"] for one in loaded.inherited]
+            )
+        self._learner.load_state(learner, exchange)
+        # No worker's random numbers go on here; none may be drawn a second time.
+        fresh = (self._config.seed, self._rank, self._step)
+        randomness.seed_everything(randomness.derive_seed(*fresh, _DROPOUT))
+        self._augmentation = randomness.generator_for(*fresh, _AUGMENTATION)
+        return self._step
+
+    def _set_position(self, position: dict[str, int], world_size: int) -> None:
+        """Go to where the run was; with other workers to about the same example of the epoch."""
         self._step, self._epoch, self._batch = (
             position[name] for name in ("step", "epoch", "batch")
         )
-        self._unlogged = to_device(own["unlogged"], self._device)
-        self._stopwatch.seconds.update(own["seconds"])
-        randomness.restore(own["randomness"], self._augmentation)
-        return self._step
+        if world_size == self._world_size:
+            return
+        if self._config.steps is None:
+            raise ConfigError(
+                f"the checkpoint is of {world_size} worker(s), this run has {self._world_size}, and an epoch "
+                "has another number of steps; give steps in place of epochs to go on with other workers"
+            )
+        seen = self._batch * world_size // self._world_size
+        steps = min(seen // self._config.accumulation, self._steps_per_epoch - 1)
+        self._batch = steps * self._config.accumulation
 
     def _refuse_foreign_checkpoints(self) -> None:
         with share_faults():
@@ -427,6 +464,8 @@ def _open_store(run: RunConfig) -> "CheckpointStore":
         keep=run.train.keep,
         config=run.course(),
         config_hash=run.fingerprint(),
+        residual=run.train.residual,
+        asynchronous=run.train.checkpoint_async,
     )
 
 
