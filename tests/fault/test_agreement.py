@@ -1,4 +1,4 @@
-"""Gradients that are not finite, weights that flip, ranks that differ: one verdict, and the culprit is named."""
+"""Gradients that are not finite, weights that flip, ranks that differ: one verdict, a culprit named."""
 
 import copy
 import warnings
@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 import gsdist
 from gsdist.errors import ConfigMismatch, NonFiniteGradient, UnsupportedSetup
 from gsdist.reducers import GsSgdPaperConfig
+from gsdist.training import versions
 from gsdist.training.monitor import RankMonitor, parameter_hash
 from gsdist.training.versions import warn_of_differences
 from tests.distributed.harness import run_ranks
@@ -123,6 +124,14 @@ def test_join_is_refused_with_a_reason(results: list[dict[str, Any]]) -> None:
 def test_patch_releases_may_differ_with_a_warning(results: list[dict[str, Any]]) -> None:
     (warning,) = results[0]["versions"]
     assert "torch: rank 0 has 2.11.0, rank 1 has 2.11.1, rank 2 has 2.11.2" in warning
+
+
+def test_minor_releases_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for version in ("2.11.0+cpu", "2.11.3", "2.12.0"):
+        monkeypatch.setattr(torch, "__version__", version)
+        found.append(versions.required_versions())
+    assert found[0] == found[1] != found[2]
 
 
 def test_one_flipped_bit_is_named_on_every_rank(results: list[dict[str, Any]]) -> None:
