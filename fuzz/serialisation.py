@@ -1,8 +1,8 @@
 """Feed the sketch deserialiser mutated and random bytes; it may refuse them, and do nothing else.
 
 `python -m fuzz.serialisation --inputs 1000000 --seed 1`, or guided by coverage where atheris is installed:
-`python -m fuzz.serialisation --atheris`. Checksums are often made right again, so that what lies behind them is
-reached; what is accepted must give back the same bytes and survive the kernels.
+`python -m fuzz.serialisation --atheris`. Checksums are often made right again, so that what lies behind them
+is reached; what is accepted must survive the kernels.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Kill a deterministic run at random steps, resume it, and compare every loss with an uninterrupted run's.
 
-`python -m tests.fault.kill_and_resume --repetitions 50 --seed 1`: 3 workers, one of them killed by SIGKILL at a
-random step and place, all started again with --resume. Leaves with 1 when a bit differs.
+`python -m tests.fault.kill_and_resume --repetitions 50 --seed 1`: 3 workers, one of them killed by SIGKILL at
+a random step and place, all started again with --resume. Leaves with 1 when a bit differs.
 """
 
 import argparse

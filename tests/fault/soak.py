@@ -1,7 +1,7 @@
 """Let jobs fail in random ways for some minutes, and see whether all ranks always end alike and in time.
 
-`python -m tests.fault.soak --minutes 20 --seed 1`. Prints one line of JSON per job and a summary; leaves with 1
-when something did not hold. The seed is in every line, and repeats the sequence of faults.
+`python -m tests.fault.soak --minutes 20 --seed 1`. Prints one line of JSON per job and a summary; leaves
+with 1 when something did not hold. The seed is in every line, and repeats the sequence of faults.
 """
 
 import argparse
