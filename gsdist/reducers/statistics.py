@@ -58,8 +58,8 @@ class StatisticsRecorder:
         """Count a half-precision sum that overflowed and is made again; warn of the first."""
         if self._repeated == 0:
             warnings.warn(
-                "a sum was too large for half precision and is repeated in float32, as all later ones will "
-                "be that are; this is counted, not warned of again",
+                "a sum was too large for half precision and is made again in float32; more of them are "
+                "counted (repeated_sums), not warned of",
                 stacklevel=2,
             )
         self._repeated += 1

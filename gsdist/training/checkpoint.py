@@ -246,6 +246,8 @@ class CheckpointStore:
         self._prune()
 
     def _prune(self) -> None:
+        for path in self._directory.glob(".partial-step-*"):  # of a save that a crash cut off
+            shutil.rmtree(path, ignore_errors=True)
         complete = [path for path in self._candidates() if _read_manifest(path) is not None]
         for path in complete[self._keep :]:
             try:

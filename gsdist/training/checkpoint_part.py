@@ -7,6 +7,7 @@ Nothing here communicates; every directory has one writer.
 import hashlib
 import io
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from gsdist.errors import CheckpointError
 
 __all__ = ["digest", "read_part", "to_tensors", "write_part"]
+
+# each part has one writer on purpose
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable")
 
 _VALUES = "values"
 _TENSOR = "__tensor__"

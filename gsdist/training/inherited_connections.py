@@ -5,6 +5,7 @@ that died looks alive to its peers until the deadline.
 """
 
 import os
+import signal
 import socket
 import stat
 from pathlib import Path
@@ -17,6 +18,7 @@ def close_inherited_connections(worker: int = 0) -> None:
 
     To be a DataLoader's worker_init_fn, hence the argument.
     """
+    signal.set_wakeup_fd(-1)  # where the training process hears of its own signals
     for name in os.listdir("/proc/self/fd") if Path("/proc/self/fd").is_dir() else []:
         descriptor = int(name)
         try:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
+from gsdist.collectives import transport_failures
 from gsdist.errors import ConfigError
 from gsdist.training.rendezvous import meet
 
@@ -178,7 +179,8 @@ def process_group(
     dist.init_process_group(opened, timeout=timeout, **_rendezvous(launch, backend, timeout))
     try:
         _require_same_job(launch)
-        yield
+        with transport_failures("a collective of the set-up"):
+            yield
     except BaseException:
         if backend == "mpi4py":
             assert dist.group.WORLD is not None

@@ -72,7 +72,7 @@ class RankMonitor:
         Collectives: one all-gather of 32 bytes per rank, for which the next call waits.
         """
         report = self._receive()
-        steps = max(1, step - self._steps)
+        steps = max(1, step - self._steps) if self._steps else self.interval
         wait = (waited - self._waited) / steps
         self._steps, self._waited = step, waited
         self._seconds, elapsed = seconds, seconds - self._seconds

@@ -139,11 +139,12 @@ class Trainer:
         Collectives: those of the exchange in every step; a few all-reduces per record and evaluation; an
         all-gather beside every few steps.
         """
-        with (
-            watch_signals() as self._signals,
-            transport_failures("a collective of the training step"),
-        ):
-            return self._run_to_the_end()
+        FLIGHT_RECORDER.file = self._config.run_dir / f"collectives-rank{self._rank}.txt"
+        try:
+            with watch_signals() as self._signals, transport_failures("a collective of training"):
+                return self._run_to_the_end()
+        finally:
+            FLIGHT_RECORDER.file = None
 
     def _run_to_the_end(self) -> RunSummary:
         resumed = self._resume()
@@ -156,7 +157,6 @@ class Trainer:
                 results = self._evaluate()
             return self._finish(results)
         finally:
-            FLIGHT_RECORDER.file = None
             self._progress.close()
             for writer in self._writers:
                 writer.close()
@@ -299,6 +299,7 @@ class Trainer:
                 "learning_rate": self._learner.learning_rate,
                 "residual_norm": statistics.residual_norm,
                 "dense_bytes": statistics.dense_bytes,
+                "repeated_sums": statistics.repeated_sums,
                 "seconds": self._training_seconds(),
                 **{
                     f"wait_ms/{rank}": wait
@@ -325,7 +326,6 @@ class Trainer:
     def _open_outputs(self, resumed_at: int | None) -> None:
         config = self._config
         self._writers: list[metrics.MetricWriter] = []
-        FLIGHT_RECORDER.file = config.run_dir / f"collectives-rank{self._rank}.txt"
         if self._rank == 0:
             config.run_dir.mkdir(parents=True, exist_ok=True)
             _write(config.run_dir / "config.toml", self._run.to_toml())

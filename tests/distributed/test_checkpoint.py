@@ -302,7 +302,8 @@ def _train_then_die(
 def records_of(folder: Path) -> list[dict[str, Any]]:
     records = list(read_records(folder / "metrics.jsonl"))
     for record in records:
-        record.pop("seconds", None)
+        for name in [name for name in record if name.startswith(("seconds", "wait_ms"))]:
+            del record[name]
     return records
 
 

@@ -9,15 +9,16 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from tests.distributed.harness import run_ranks
 from tests.fault.injection import Fault
 
-__all__ = ["DEADLINE", "Job", "training"]
+__all__ = ["DEADLINE", "Job", "run_forked", "training"]
 
 DEADLINE = 10.0
 """Seconds a collective may take in these jobs; long enough for a busy machine."""
@@ -125,6 +126,13 @@ class Job:
                 os.kill(process.pid, signal.SIGKILL)  # also ends a stopped one
             process.join(_BUSY_MACHINE)
             process.close()
+
+
+def run_forked(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
+    """Call a function on several ranks as `run_ranks` does, forked and with patience."""
+    return run_ranks(
+        function, world_size, *arguments, timeout=2 * _BUSY_MACHINE, method="forkserver"
+    )
 
 
 def _forked(log: str, environment: dict[str, str], fault: str | None, arguments: list[str]) -> None:

@@ -18,12 +18,10 @@ from gsdist.reducers import GsSgdPaperConfig
 from gsdist.training import versions
 from gsdist.training.monitor import RankMonitor, parameter_hash
 from gsdist.training.versions import warn_of_differences
-from tests.distributed.harness import run_ranks
 from tests.fault.injection import Fault
-from tests.fault.job import Job, training
+from tests.fault.job import Job, run_forked, training
 
 pytestmark = pytest.mark.timeout(400)
-PATIENCE = 300
 CONFIG: dict[str, Any] = {"density": 0.1, "warmup_steps": 0, "min_numel": 16}
 
 
@@ -95,7 +93,7 @@ def outcomes(rank: int, world_size: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def results() -> list[dict[str, Any]]:
-    return run_ranks(outcomes, 3, timeout=PATIENCE)
+    return run_forked(outcomes, 3)
 
 
 def test_nan_of_one_rank_is_named_with_its_parameter_on_all(results: list[dict[str, Any]]) -> None:

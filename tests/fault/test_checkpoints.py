@@ -16,10 +16,9 @@ import gsdist
 from gsdist.errors import CheckpointError
 from gsdist.reducers import GsSgdConfig, GsSgdPaperConfig, ReducerConfig
 from gsdist.training.checkpoint import CheckpointStore
-from tests.distributed.harness import run_ranks
+from tests.fault.job import run_forked
 
 pytestmark = pytest.mark.timeout(400)
-PATIENCE = 300
 
 
 def store_at(folder: str, **options: Any) -> CheckpointStore:
@@ -66,7 +65,7 @@ def damaged(rank: int, world_size: int, folder: str) -> dict[str, str]:
 
 
 def test_a_flipped_bit_is_named_by_file_and_rank_on_every_rank(tmp_path: Path) -> None:
-    for messages in run_ranks(damaged, 2, str(tmp_path), timeout=PATIENCE):
+    for messages in run_forked(damaged, 2, str(tmp_path)):
         assert "step-000000003/rank-00001/" in messages["residual"]
         assert "written by rank 1, is damaged" in messages["residual"]
         assert 'set residual to "reset"' in messages["residual"]
@@ -105,7 +104,7 @@ def out_of_space(rank: int, world_size: int, folder: str) -> list[str]:
 
 
 def test_a_full_disk_shows_on_every_rank_and_costs_no_older_checkpoint(tmp_path: Path) -> None:
-    for rank, found in enumerate(run_ranks(out_of_space, 2, str(tmp_path), timeout=PATIENCE)):
+    for rank, found in enumerate(run_forked(out_of_space, 2, str(tmp_path))):
         at_once, nothing_left, beside, at_the_end = found
         assert nothing_left == beside == "no error", "an asynchronous save must not stop training"
         for message in (at_once, at_the_end):
@@ -169,7 +168,7 @@ def test_what_is_kept_back_survives_changes_of_the_world_size(name: str, tmp_pat
     sizes = (4, 3, 5)
     before: list[dict[str, Tensor]] = []
     for step, size in enumerate(sizes, start=1):
-        found = run_ranks(save_or_take_over, size, str(tmp_path), name, step, timeout=PATIENCE)
+        found = run_forked(save_or_take_over, size, str(tmp_path), name, step)
         after = [at_start for at_start, _ in found]
         for key in before[0] if before else ():
             old = torch.stack([one[key] for one in before]).double()
@@ -185,11 +184,11 @@ def refused(rank: int, world_size: int, folder: str) -> str:
 
 
 def test_another_world_size_can_be_refused(tmp_path: Path) -> None:
-    run_ranks(save_empty, 3, str(tmp_path), timeout=PATIENCE)
+    run_forked(save_empty, 3, str(tmp_path))
     assert (
         json.loads((tmp_path / "step-000000001" / "manifest.json").read_text())["world_size"] == 3
     )
-    for message in run_ranks(refused, 2, str(tmp_path), timeout=PATIENCE):
+    for message in run_forked(refused, 2, str(tmp_path)):
         assert "written by 3 worker(s) and this run has 2" in message
 
 
