@@ -20,7 +20,7 @@ def test_every_scenario_has_a_row_in_order() -> None:
 
 
 @cache
-def tests_in(file: str) -> set[str]:
+def functions_of(file: str) -> set[str]:
     tree = ast.parse((ROOT / file).read_text())
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
@@ -28,7 +28,7 @@ def tests_in(file: str) -> set[str]:
 @pytest.mark.parametrize("reference", sorted(set(re.findall(r"`(tests/\S+?\.py::\w+)`", PAGE))))
 def test_tests_named_on_the_page_exist(reference: str) -> None:
     file, name = reference.split("::")
-    assert name in tests_in(file)
+    assert name in functions_of(file)
 
 
 def test_exit_codes_are_those_of_the_command_line() -> None:
