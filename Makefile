@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := pyproject.toml setup.py requirements/lock.txt $(wildcard csrc/* csrc/cuda/*)
 
-.PHONY: help install demo test test-slow lint bench-kernels bench-quick bench lock clean
+.PHONY: help install demo test test-slow soak lint bench-kernels bench-quick bench lock clean
 
 help:
 	@echo "make demo          train CIFAR-10 on 2 processes, dense against gs-SGD, and write a report"
 	@echo "make test          run the tests"
 	@echo "make test-slow     run the acceptance tiers"
+	@echo "make soak          let jobs of a few processes fail at random for 20 minutes"
 	@echo "make lint          check style, types and import rules"
 	@echo "make bench-kernels time the sketch kernels"
 	@echo "make bench-quick   run the quick form of every benchmark and write runs/bench/report.html"
@@ -36,6 +37,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	GSDIST_REQUIRE_EXT=1 $(BIN)/python -m pytest -m slow
+
+soak: $(INSTALLED)
+	$(BIN)/python -m tests.fault.soak --minutes 20
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

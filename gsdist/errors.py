@@ -7,6 +7,7 @@ still catch them. Each message names the value, what was expected and the way ou
 __all__ = [
     "CheckpointError",
     "CollectiveError",
+    "CollectiveTimeout",
     "ConfigError",
     "ConfigMismatch",
     "DataError",
@@ -14,6 +15,7 @@ __all__ = [
     "GsdistError",
     "InputTypeError",
     "NonFiniteGradient",
+    "PeerLost",
     "UnsupportedSetup",
     "WireFormatError",
 ]
@@ -41,6 +43,14 @@ class ConfigMismatch(GsdistError, ValueError):
 
 class CollectiveError(GsdistError, RuntimeError):
     """Report a collective operation that failed or ran past its deadline."""
+
+
+class CollectiveTimeout(CollectiveError):
+    """Report a collective operation that some rank did not come to before the deadline."""
+
+
+class PeerLost(CollectiveError):
+    """Report a rank whose connection broke: it has died, left or been cut off."""
 
 
 class NonFiniteGradient(GsdistError, ArithmeticError):

@@ -19,6 +19,7 @@ from gsdist.errors import (
     DataError,
     GsdistError,
     NonFiniteGradient,
+    PeerLost,
     UnsupportedSetup,
     WireFormatError,
 )
@@ -36,6 +37,7 @@ _COMMANDS = {
 _EXIT_CODES: dict[type[GsdistError], int] = {
     ConfigMismatch: 64,
     WireFormatError: 65,
+    PeerLost: 67,
     CollectiveError: 66,
     NonFiniteGradient: 68,
     CheckpointError: 69,
@@ -62,8 +64,9 @@ examples:
 `gsdist COMMAND --help` lists a command's options.
 
 exit codes: 2 usage or settings, 64 ranks disagree, 65 wire format,
-66 a collective failed, 68 gradient not finite, 69 checkpoint,
-70 unsupported set-up, 71 data
+66 a collective failed or was late, 67 a rank was lost,
+68 gradient not finite, 69 checkpoint, 70 unsupported set-up, 71 data,
+143 ended by SIGTERM
 """
 
 

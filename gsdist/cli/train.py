@@ -127,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
     run, json_target = parse(name, arguments[1:])
     launch = detect_launch()
     train = run.train
-    timeout = timedelta(seconds=train.timeout)
+    timeout = timedelta(seconds=train.init_timeout)
     device = training_device(
         train.device,
         local_rank=launch.local_rank,

@@ -77,10 +77,12 @@ def require_agreement(
 
 
 @contextmanager
-def share_faults(group: dist.ProcessGroup | None = None) -> Iterator[None]:
+def share_faults(
+    group: dist.ProcessGroup | None = None, *, kind: type[GsdistError] = ConfigError
+) -> Iterator[None]:
     """Let no rank go on alone: a `GsdistError` inside on any rank is raised on all of them.
 
-    The rank at fault raises its own error, the others a `ConfigError` that quotes it. The body must not
+    The rank at fault raises its own error, the others one of `kind` that quotes it. The body must not
     issue collectives.
 
     Collectives: two all-gathers.
@@ -95,4 +97,4 @@ def share_faults(group: dist.ProcessGroup | None = None) -> Iterator[None]:
         raise fault
     quoted = [f"rank {rank}: {text}" for rank, text in enumerate(faults) if text is not None]
     if quoted:
-        raise ConfigError("another rank refused its set-up: " + "; ".join(quoted))
+        raise kind("another rank refused: " + "; ".join(quoted))

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gsdist.collectives.all_reduce import translated
+from gsdist.collectives.guard import guarded
 
 __all__ = ["all_gather_equal"]
 
@@ -19,6 +19,6 @@ def all_gather_equal(own: Tensor, group: dist.ProcessGroup | None, *, phase: str
     """
     world_size = dist.get_world_size(group)
     gathered = torch.empty((world_size, own.numel()), dtype=own.dtype, device=own.device)
-    with translated(own, group, phase):
+    with guarded(own, group, phase):
         dist.all_gather(list(gathered.unbind(0)), own, group=group)
     return gathered

@@ -1,15 +1,13 @@
-"""Sum tensors over a group and turn the backends' errors into gsdist's."""
+"""Sum tensors over a group."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch.distributed as dist
 from torch import Tensor
 
-from gsdist.collectives.ranks import rank_of
-from gsdist.errors import CollectiveError
+from gsdist.collectives.guard import guarded
 
-__all__ = ["all_reduce_sum", "start_all_reduce_sum", "translated"]
+__all__ = ["all_reduce_sum", "start_all_reduce_sum"]
 
 
 def all_reduce_sum(buffer: Tensor, group: dist.ProcessGroup | None, *, phase: str) -> None:
@@ -20,7 +18,7 @@ def all_reduce_sum(buffer: Tensor, group: dist.ProcessGroup | None, *, phase: st
 
     Collectives: one all-reduce.
     """
-    with translated(buffer, group, phase):
+    with guarded(buffer, group, phase):
         dist.all_reduce(buffer, group=group)
 
 
@@ -31,25 +29,12 @@ def start_all_reduce_sum(
 
     Raises and issues the same as `all_reduce_sum`, the returned function included.
     """
-    with translated(buffer, group, phase):
+    with guarded(buffer, group, phase):
         work = dist.all_reduce(buffer, group=group, async_op=True)
     assert work is not None
 
     def wait() -> None:
-        with translated(buffer, group, phase):
+        with guarded(buffer, group, phase):
             work.wait()
 
     return wait
-
-
-@contextmanager
-def translated(buffer: Tensor, group: dist.ProcessGroup | None, phase: str) -> Iterator[None]:
-    """Turn a backend's error about a collective on `buffer` into a `CollectiveError`."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise CollectiveError(
-            f"rank {rank_of(group)}/{dist.get_world_size(group)}: {phase} failed on "
-            f"{buffer.numel()} x {buffer.dtype} ({error}); a peer has left or is stuck, look at the "
-            "first error among all ranks"
-        ) from error

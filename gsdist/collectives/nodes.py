@@ -2,10 +2,10 @@
 
 import socket
 from dataclasses import dataclass
-from typing import Any
 
 import torch.distributed as dist
 
+from gsdist.collectives import deadline
 from gsdist.collectives.agreement import gather_json
 from gsdist.collectives.ranks import rank_of
 from gsdist.errors import ConfigError
@@ -100,11 +100,10 @@ class NodeGroups:
 
         Collectives: creates two process groups on every rank.
         """
-        everyone, backend = dist.get_process_group_ranks(group), dist.get_backend(group)
+        everyone = dist.get_process_group_ranks(group)
 
-        def open_group(ranks: list[int]) -> Any:
-            members = [everyone[rank] for rank in ranks]
-            return dist.new_group(members, backend=backend, use_local_synchronization=True)
+        def open_group(ranks: list[int]) -> dist.ProcessGroup:
+            return deadline.open_group([everyone[rank] for rank in ranks], parent=group)
 
         beside = nodes.ranks_beside(rank_of(group))
         position = rank_of(group) - beside[0]

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gsdist.collectives.all_reduce import translated
+from gsdist.collectives.guard import guarded
 from gsdist.collectives.ranks import rank_of
 
 __all__ = ["all_to_all", "broadcast_from", "gather_to", "receive_from", "send_to"]
@@ -24,7 +24,7 @@ def send_to(rank: int, buffer: Tensor, group: dist.ProcessGroup | None, *, phase
 
     Collectives: one point-to-point message.
     """
-    with translated(buffer, group, phase):
+    with guarded(buffer, group, phase):
         _start_sending(buffer, rank, group).wait()
 
 
@@ -33,7 +33,7 @@ def receive_from(rank: int, buffer: Tensor, group: dist.ProcessGroup | None, *, 
 
     Raises and issues the same as `send_to`.
     """
-    with translated(buffer, group, phase):
+    with guarded(buffer, group, phase):
         _receive(buffer, rank, group)
 
 
@@ -47,7 +47,7 @@ def broadcast_from(
 
     Collectives: one broadcast.
     """
-    with translated(buffer, group, phase):
+    with guarded(buffer, group, phase):
         dist.broadcast(buffer, group=group, group_src=rank)
 
 
@@ -68,7 +68,7 @@ def gather_to(
         if receives
         else []
     )
-    with translated(buffer, group, phase):
+    with guarded(buffer, group, phase):
         dist.gather(travelling, gathered or None, group=group, group_dst=rank)
     return [part.to(buffer.device) for part in gathered]
 
@@ -96,7 +96,7 @@ def all_to_all(
     for distance in range(1, world_size):
         target, source = (rank + distance) % world_size, (rank - distance) % world_size
         receives_first = rank < math.gcd(distance, world_size)
-        with translated(parts[target], group, phase):
+        with guarded(parts[target], group, phase):
             sending = None
             if len(parts[target]) and not receives_first:
                 sending = _start_sending(parts[target], target, group)

@@ -1,6 +1,6 @@
 """Hold what every way of attaching a reducer to training shares."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -55,6 +55,16 @@ class AttachedReducer:
     def state_dict(self) -> dict[str, Any]:
         """Return this rank's state: nested dicts of tensors and numbers. It differs from rank to rank."""
         return self._with_replicated(self._reducer.state_dict())
+
+    def inherited_state(
+        self, first: Mapping[str, Any], states: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Return this rank's share of what another number of ranks had saved; load it next.
+
+        `first` is what rank 0 saved, `states` what those ranks saved from which this one takes over. Give
+        every old rank to one new rank and nothing that was kept back is lost.
+        """
+        return self._reducer.inherited_state(first, states)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned on the same rank.

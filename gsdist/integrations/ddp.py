@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import torch
 import torch.distributed as dist
@@ -28,7 +29,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from gsdist.collectives import NodeGroups, Nodes, require_agreement, share_faults
+from gsdist.collectives import NodeGroups, Nodes, open_group, require_agreement, share_faults
 from gsdist.errors import ConfigError, InputTypeError, UnsupportedSetup
 from gsdist.integrations.attached import AttachedReducer, split_optimizer
 from gsdist.integrations.optimizer import ReplicatedTerms, take_momentum_from
@@ -77,15 +78,7 @@ class ReducerState(AttachedReducer):
         """
         # What is no DDP model is refused below, together with all ranks that hold one.
         parent = getattr(model, "process_group", dist.group.WORLD)
-        ranks = dist.get_process_group_ranks(parent)
-        # torch 2.11 names a locally synchronised group by how many groups this rank is in; ranks that are
-        # in different numbers of them would wait for each other under different names
-        group = dist.new_group(
-            ranks=ranks,
-            backend=dist.get_backend(parent),
-            use_local_synchronization=len(ranks) < dist.get_world_size(),
-        )
-        assert isinstance(group, dist.ProcessGroup)
+        group = open_group(parent=parent)
         with share_faults(group):
             self._parameters = _trained_parameters(model)
             self._grad_scaler = grad_scaler if grad_scaler and grad_scaler.is_enabled() else None
@@ -106,6 +99,7 @@ class ReducerState(AttachedReducer):
                 "weight_decay": weight_decay,
                 "loss scaling": self._grad_scaler is not None,
                 "model": layout.fingerprint(),
+                "device": layout.device.type,
                 "sketch format version": SketchFormat.version,
             },
             group,
@@ -126,6 +120,7 @@ class ReducerState(AttachedReducer):
             take_momentum_from(optimizer)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gsdist-exchange")
         self._stream = _ExchangeStream.on(layout.device)
+        self._model = ref(model)
         self._step: _Step | None = None
 
     # ---- what users call ----------------------------------------------------------------------------
@@ -167,6 +162,12 @@ class ReducerState(AttachedReducer):
     def enqueue(self, bucket: GradBucket) -> Future[Tensor]:
         """Hand one bucket to the exchange thread; the future completes at the end of the step."""
         if self._step is None:
+            if self._joining():
+                raise UnsupportedSetup(
+                    "the training loop runs under torch's Join, which expects one all-reduce per bucket and "
+                    "cannot stand in for this exchange; give every rank as many batches (drop_last, or a "
+                    "sampler that pads)"
+                )
             scale = self._grad_scaler.get_scale() if self._grad_scaler else 1.0
             self._step = _Step(loss_scale=scale)
             _at_end_of_backward(partial(_settle, self._step))
@@ -180,6 +181,10 @@ class ReducerState(AttachedReducer):
             self._exchange, step, self._gradient_bucket(bucket), ready, bucket.is_last()
         )
         return future
+
+    def _joining(self) -> bool:
+        join = getattr(self._model(), "_join_config", None)
+        return bool(join is not None and join.enable)
 
     def _gradient_bucket(self, bucket: GradBucket) -> GradientBucket:
         buffer = bucket.buffer()

@@ -15,13 +15,12 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
-from gsdist.collectives import require_agreement, share_faults
+from gsdist.collectives import open_group, require_agreement, share_faults
 from gsdist.errors import UnsupportedSetup
 from gsdist.integrations.attached import AttachedReducer, split_optimizer
 from gsdist.integrations.optimizer import ReplicatedTerms, take_momentum_from
@@ -56,9 +55,7 @@ class HybridShardExchange(AttachedReducer):
 
         Collectives: creates a process group; some all-gathers.
         """
-        ranks = dist.get_process_group_ranks(mesh.get_group())
-        group = dist.new_group(ranks=ranks, use_local_synchronization=True)
-        assert isinstance(group, dist.ProcessGroup)
+        group = open_group(parent=mesh.get_group())
         with share_faults(group):
             self._parameters = _sharded_parameters(model, mesh)
             shards = {name: _own_shard(p.detach(), True) for name, p in self._parameters.items()}

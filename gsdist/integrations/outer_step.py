@@ -31,7 +31,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from gsdist.collectives import require_agreement, share_faults
+from gsdist.collectives import open_group, require_agreement, share_faults
 from gsdist.errors import ConfigError, UnsupportedSetup
 from gsdist.integrations.optimizer import ReplicatedTerms, momentum_of, take_momentum_from
 from gsdist.reducers import (
@@ -95,8 +95,7 @@ class OuterStep:
 
         Collectives: creates a process group; four all-gathers; a broadcast of every parameter.
         """
-        group = dist.new_group(use_local_synchronization=True)
-        assert isinstance(group, dist.ProcessGroup)
+        group = open_group()
         self._config = config
         self._step = 0
         parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}

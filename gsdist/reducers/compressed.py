@@ -8,7 +8,7 @@ DGC (arXiv 1712.01887, section 3.1), error feedback Stich et al. (arXiv 1809.075
 import math
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 from zlib import crc32
@@ -17,7 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gsdist.collectives import all_gather_equal, all_reduce_sum, rank_of, require_agreement
+from gsdist.collectives import (
+    all_gather_equal,
+    all_reduce_sum,
+    gather_json,
+    rank_of,
+    require_agreement,
+)
 from gsdist.errors import ConfigError, ConfigMismatch, NonFiniteGradient
 from gsdist.reducers.agreement_lanes import all_agree, bit_lanes
 from gsdist.reducers.config import CompressedConfig, SparseConfig
@@ -138,6 +144,8 @@ class CompressedReducer(ABC, Generic[ConfigT]):
             self._begin_step()
         self._scale = scale
         self._pending.append(bucket)
+        if self._config.non_finite == "zero" and not self._loss_scaled:
+            torch.nan_to_num(bucket.buffer, nan=0.0, posinf=0.0, neginf=0.0, out=bucket.buffer)
         if self._config.clip_norm is None:
             self._gradient_factor = 1.0 / scale
             self._absorb(bucket)
@@ -384,19 +392,35 @@ class CompressedReducer(ABC, Generic[ConfigT]):
 
     def _give_up(self) -> None:
         """Leave a step that no rank applies: state untouched, the policy decides what is returned."""
-        raises = not self._loss_scaled and self._config.non_finite == "raise"
+        raises = not self._loss_scaled and self._config.non_finite != "skip"
         if not raises:
             for bucket in self._pending:
                 bucket.buffer.fill_(math.inf if self._loss_scaled else 0.0)
-        finite = self._finite
+        culprits = self._non_finite_parameters() if raises else ""
         self._clear_step()
         if raises:
             raise NonFiniteGradient(
-                f"rank {self._rank}/{self._world_size} step {self._step}: some rank's gradient holds NaN or "
-                f"infinity (this rank's {'does not' if finite else 'does'}); no residual, momentum or "
-                "parameter was changed. Lower the learning rate, clip gradients, or pass grad_scaler= "
+                f"rank {self._rank}/{self._world_size} step {self._step}: {culprits}; no residual, momentum "
+                "or parameter was changed. Lower the learning rate, clip gradients, or pass grad_scaler= "
                 '(mixed precision) or non_finite="skip"'
             )
+
+    def _non_finite_parameters(self) -> str:
+        """Say whose gradient of which parameter is not finite. Collectives: two all-gathers."""
+        own = [
+            slice_.segment.name
+            for bucket in self._pending
+            for slice_ in bucket.slices
+            if not torch.isfinite(slice_.gradient).all()
+        ]
+        found = [
+            f"rank {rank}'s gradient of {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}"
+            for rank, names in enumerate(gather_json(own, self._group))
+            if names
+        ]
+        if not found:
+            return "the sum of all ranks' gradients is too large for float32"
+        return f"NaN or infinity in {'; '.join(found)}"
 
     # ---- state --------------------------------------------------------------------------------------
 
@@ -448,6 +472,22 @@ class CompressedReducer(ABC, Generic[ConfigT]):
                 compressed=self._momentum, dense=self._dense_momentum
             )
         return state
+
+    def inherited_state(
+        self, first: Mapping[str, Any], states: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Return the first rank's state with the sums of the others' residuals and momenta."""
+        kept_by_each = {segment.name for segment in self._layout.compressed}
+        inherited = dict(first)
+        for key in {"residual", "momentum"} & set(first):
+            inherited[key] = {
+                # momentum of the dense set is that of averages, and alike on all ranks
+                name: sum((one[key][name] for one in states), torch.zeros_like(tensor))
+                if name in kept_by_each
+                else tensor
+                for name, tensor in first[key].items()
+            }
+        return inherited
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned on this rank.

@@ -27,8 +27,9 @@ class CompressedConfig:
     """Patterns (fnmatch) of further parameter names that always travel whole."""
     clip_norm: float | None = None
     """Clip each worker's gradient, before it is compressed, to clip_norm * sqrt(world size)."""
-    non_finite: Literal["raise", "skip"] = "raise"
-    """What all ranks do about a NaN or infinite gradient when no loss scaler is attached."""
+    non_finite: Literal["raise", "skip", "zero"] = "raise"
+    """What all ranks do about a NaN or infinite gradient when no loss scaler is attached; zero: the rank that
+    has it puts zeros in the place of what is not finite, and all go on."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -37,7 +38,10 @@ class CompressedConfig:
             "warmup_steps": (self.warmup_steps >= 0, "at least 0"),
             "min_numel": (self.min_numel >= 0, "at least 0"),
             "clip_norm": (self.clip_norm is None or self.clip_norm > 0, "None or positive"),
-            "non_finite": (self.non_finite in ("raise", "skip"), '"raise" or "skip"'),
+            "non_finite": (
+                self.non_finite in ("raise", "skip", "zero"),
+                '"raise", "skip" or "zero"',
+            ),
         }
         check_fields(self, checks)
 

@@ -4,7 +4,7 @@ Collectives: one all-reduce per pushed bucket, overlapping with backward; with `
 all-reduce of the flat vector in `finish`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,12 @@ class DenseReducer:
     def state_for_new_layout(self) -> dict[str, Any]:
         """Return the counters."""
         return self.state_dict()
+
+    def inherited_state(
+        self, first: Mapping[str, Any], states: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Return the counters of the first rank."""
+        return dict(first)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the counters."""

@@ -73,6 +73,7 @@ class FactorReducer(CompressedReducer[FactorConfigT]):
             tail = buffer[values.numel() :].float()
             if buffer.dtype == torch.float32 or tail[0] != 0 or torch.isfinite(buffer).all():
                 break
+            self._recorder.repeated()
         wire.unpack(buffer, sums)
         if not self._accepts(sums, tail):
             return None

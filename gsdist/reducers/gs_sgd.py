@@ -29,7 +29,7 @@ all other steps one all-reduce of the chosen coefficients of C, dense set and la
 overflows is repeated in float32.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -309,6 +309,17 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
             "owed": self._owed.clone(),
             "refreshes": [self._last_refresh, self._next_refresh],
         }
+
+    def inherited_state(
+        self, first: Mapping[str, Any], states: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Return the first rank's state with the sums of what the others have kept back and still owe."""
+        inherited = super().inherited_state(first, states)
+        if "owed" in first:
+            inherited["owed"] = sum(
+                (one["owed"] for one in states), torch.zeros_like(first["owed"])
+            )
+        return inherited
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned on this rank; after a change of layout refresh at once.

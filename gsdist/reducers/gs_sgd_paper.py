@@ -123,6 +123,7 @@ class GsSgdPaperReducer(CompressedReducer[GsSgdPaperConfig]):
         self._all_reduce(buffer, "allreduce_table")
         overflown = buffer[-1] == 0 and not torch.isfinite(buffer).all()
         if overflown and buffer.dtype != torch.float32:
+            self._recorder.repeated()
             buffer = self._wire.pack(table, flag, exact=True)
             self._all_reduce(buffer, "allreduce_table")
         if buffer[-1] != 0 or not torch.isfinite(buffer).all():

@@ -8,7 +8,7 @@ Collectives per step: inside each node one all-reduce per pushed bucket, a broad
 and one of every bucket; between the leaders those of the method.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import IntEnum
 from typing import Any
@@ -140,6 +140,19 @@ class HierarchicalReducer:
     def _with_nodes(self, between: dict[str, Any] | None) -> dict[str, Any]:
         state = {"nodes": list(self._sizes), "statistics": self._recorder.state_dict()}
         return state if between is None else {**state, "between": between}
+
+    def inherited_state(
+        self, first: Mapping[str, Any], states: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Refuse: which ranks hold a residual depends on the nodes.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "with nodes, residuals cannot be taken over by another number of workers; start as many on the "
+            'same nodes, or set residual to "reset"'
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned on this rank.

@@ -1,6 +1,6 @@
 """State what every exchange method takes and gives: local gradients in, the agreed average out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -58,6 +58,8 @@ class ExchangeStatistics:
     payload_bytes_of: Mapping[str, float] = field(default_factory=dict)
     """Bytes by parameter: those of each step, divided in proportion to the numbers of each parameter that
     were summed in it."""
+    repeated_sums: int = 0
+    """Half-precision sums that overflowed and were made again in float32."""
     residual_norm: float
     """Euclidean norm of this rank's residual; 0 for methods without one."""
 
@@ -105,6 +107,16 @@ class Reducer(Protocol):
 
     def state_for_new_layout(self) -> dict[str, Any]:
         """Return what of the state still holds when coordinates are cut out of the parameters."""
+
+    def inherited_state(
+        self, first: Mapping[str, Any], states: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Return the state of a rank that takes over what other ranks have kept back; load it next.
+
+        `first` is the state of rank 0 of a run with another number of ranks, for what is alike on all of
+        them; `states` are those of the ranks this one takes over from, possibly none. If every old rank is
+        given to one new rank, the sum of all residuals stays what it was.
+        """
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned, or `state_for_new_layout`, cut to the parameters."""

@@ -1,6 +1,7 @@
 """Count bytes and seconds while a reducer works."""
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,7 @@ class StatisticsRecorder:
         self._dense_bytes_per_step = dense_bytes_per_step
         self._steps = 0
         self._skipped = 0
+        self._repeated = 0
         self._dense_bytes = 0
         self._payload = 0
         self._payload_this_step = 0
@@ -53,6 +55,16 @@ class StatisticsRecorder:
         if sends:
             self._payload_this_step += size
 
+    def repeated(self) -> None:
+        """Count a half-precision sum that overflowed and is made again; warn of the first."""
+        if self._repeated == 0:
+            warnings.warn(
+                "a sum was too large for half precision and is made again in float32; more of them are "
+                "counted (repeated_sums), not warned of",
+                stacklevel=2,
+            )
+        self._repeated += 1
+
     def end_step(self, numbers: Mapping[str, int] | None = None, *, skipped: bool = False) -> None:
         """Close the byte count of one exchange; `numbers` of each parameter were summed in it."""
         self._divide(numbers or {})
@@ -74,6 +86,7 @@ class StatisticsRecorder:
         return {
             "steps": self._steps,
             "skipped_steps": self._skipped,
+            "repeated_sums": self._repeated,
             "payload_bytes": self._payload,
             "dense_bytes": self._dense_bytes,
             "payload_bytes_of": dict(self._payload_of),
@@ -84,6 +97,7 @@ class StatisticsRecorder:
         """Go on counting from saved counters."""
         self._steps = state["steps"]
         self._skipped = state["skipped_steps"]
+        self._repeated = state["repeated_sums"]
         self._payload = state["payload_bytes"]
         self._dense_bytes = state["dense_bytes"]
         self._payload_of = dict(state.get("payload_bytes_of", {}))  # unknown to earlier checkpoints
@@ -94,6 +108,7 @@ class StatisticsRecorder:
         return ExchangeStatistics(
             steps=self._steps,
             skipped_steps=self._skipped,
+            repeated_sums=self._repeated,
             payload_bytes=self._payload,
             payload_bytes_last_step=self._payload_last_step,
             dense_bytes=self._dense_bytes,

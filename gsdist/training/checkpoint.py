@@ -1,46 +1,38 @@
 """Save a run so that it can go on with the same bits, and find the newest save that is whole.
 
-A checkpoint is a directory `step-<number>` written by torch.distributed.checkpoint. Replicated state lies
-under `replicated/`, written by rank 0; what differs between ranks lies under `rank/<rank>/`, written by each.
-All of it is tensors: values that are none travel as bytes of `torch.save` and are read with weights_only.
+A checkpoint is a directory `step-<number>`. Replicated state lies in `replicated/`, written by rank 0; what
+differs between ranks in `rank-<rank>/`, written by each.
 
 A save goes to a hidden directory first. When all ranks have written, rank 0 adds `manifest.json`, which names
-every file with its size, and renames the directory. What a crash leaves behind is therefore hidden or does
-not match its manifest, and is passed over; there is no pointer file that could be lost. All ranks must see
-the same directory.
+every file with its size and digest, and renames the directory. What a crash leaves behind is therefore hidden
+or does not match its manifest, and is passed over; there is no pointer file that could be lost. All ranks
+must see the same directory.
 """
 
-import io
 import json
 import logging
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import metadata as metadata_module
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 
-from gsdist.collectives import gather_json, share_faults
+from gsdist.collectives import gather_json, open_group, share_faults
 from gsdist.errors import CheckpointError
+from gsdist.training.checkpoint_part import digest, read_part, to_tensors, write_part
+from gsdist.training.config import ResidualPolicy
 
-__all__ = ["CheckpointStore", "Manifest"]
+__all__ = ["CheckpointStore", "Loaded", "Manifest"]
 
-_FORMAT = 1
+_FORMAT = 2
 _MANIFEST = "manifest.json"
-_VALUES = "values"
-_TENSOR = "__tensor__"
+_REPLICATED = "replicated"
 _logger = logging.getLogger(__name__)
 
 
@@ -55,21 +47,48 @@ class Manifest:
     """Fingerprint of the settings that decide the course of the run."""
     config: Mapping[str, Any]
     """Those settings."""
+    files: Mapping[str, tuple[int, str]]
+    """Size and SHA-256 of each file, by its path inside."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """Hold what a rank reads back; tensors on the CPU."""
+
+    replicated: dict[str, Any]
+    own: dict[str, Any] | None = None
+    """What this rank saved; None at another world size, and where residuals are reset."""
+    first: dict[str, Any] | None = None
+    """At another world size what rank 0 saved, for what is alike on all ranks."""
+    inherited: tuple[dict[str, Any], ...] = ()
+    """At another world size what those ranks saved from which this one takes over, r, r+P, r+2P, ..."""
 
 
 class CheckpointStore:
-    """Keep the newest checkpoints of one run in a directory."""
+    """Keep the newest checkpoints of one run in a directory. All methods must be called on every rank."""
 
     def __init__(
-        self, directory: Path, *, keep: int, config: Mapping[str, Any], config_hash: str
+        self,
+        directory: Path,
+        *,
+        keep: int,
+        config: Mapping[str, Any],
+        config_hash: str,
+        residual: ResidualPolicy = "redistribute",
+        asynchronous: bool = False,
     ) -> None:
+        """Write nothing yet. Collectives: if `asynchronous`, creates a process group."""
         self._directory = directory
         self._keep = keep
         self._config = config
         self._config_hash = config_hash
+        self._residual = residual
+        self._group = open_group() if asynchronous else None
+        self._writer = ThreadPoolExecutor(1, "gsdist-checkpoint") if asynchronous else None
+        self._writing: Future[None] | None = None
 
     def save(self, step: int, *, replicated: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-        """Write a checkpoint; all ranks call it. Deletes the oldest ones beyond `keep`.
+        """Write a checkpoint, beside what follows if asynchronous. Deletes the oldest ones beyond `keep`.
 
         Args:
             step: steps done.
@@ -77,26 +96,58 @@ class CheckpointStore:
             own: the same for what belongs to this rank alone.
 
         Raises:
-            CheckpointError: on every rank, when any rank cannot write.
+            CheckpointError: on every rank, when any rank cannot write, or could not the time before.
 
-        Collectives: those of torch.distributed.checkpoint.save, and two agreements.
+        Collectives: three agreements.
         """
-        partial = self._directory / f".partial-step-{step:09d}"
-        _on_rank_zero(lambda: _make_empty(partial), f"cannot prepare {partial}")
-        entries = _to_tensors(own, f"rank/{dist.get_rank()}")
+        self.finish()
+        parts = {f"rank-{dist.get_rank():05d}": to_tensors(own)}
         if dist.get_rank() == 0:
-            entries |= _to_tensors(replicated, "replicated")
+            parts[_REPLICATED] = to_tensors(replicated)
+        if self._writer is None:
+            self._write(step, parts)
+        else:
+            copies = {
+                name: {key: tensor.to("cpu", copy=True) for key, tensor in part.items()}
+                for name, part in parts.items()
+            }
+            self._writing = self._writer.submit(self._write, step, copies)
+
+    def finish(self) -> None:
+        """Wait for a checkpoint that is still being written. Raises as `save`."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, step: int, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        partial = self._directory / f".partial-step-{step:09d}"
         try:
-            save(entries, storage_writer=FileSystemWriter(partial))
-        except CheckpointException as error:
-            raise CheckpointError(f"cannot write checkpoint {partial}: {_reason(error)}") from error
-        _on_rank_zero(lambda: self._publish(partial, step), f"cannot complete {partial}")
+            self._write_to(partial, step, parts)
+        except CheckpointError:  # a full disk must not be filled further by what is of no use
+            if dist.get_rank() == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def _write_to(
+        self, partial: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]]
+    ) -> None:
+        self._on_rank_zero(lambda: _make_empty(partial), f"cannot prepare {partial}")
+        files: dict[str, list[Any]] = {}
+        with share_faults(self._group, kind=CheckpointError):
+            for name, tensors in parts.items():
+                written = write_part(partial / name, tensors)
+                files |= {f"{name}/{file}": entry for file, entry in written.items()}
+        everything = {k: v for one in gather_json(files, self._group) for k, v in one.items()}
+        self._on_rank_zero(
+            lambda: self._publish(partial, step, everything), f"cannot complete {partial}"
+        )
 
     def newest(self) -> Manifest | None:
-        """Return the newest complete checkpoint; all ranks call it and get rank 0's answer.
+        """Return the newest complete checkpoint; all ranks get rank 0's answer.
 
         Raises:
-            CheckpointError: it was written by another number of workers, or by a run with other settings.
+            CheckpointError: it was written by a run with other settings, or by another number of workers and
+                the policy is "refuse".
 
         Collectives: two agreements.
         """
@@ -104,7 +155,7 @@ class CheckpointStore:
         name = gather_json(found.path.name if found else None)[0]
         if name is None:
             return None
-        with share_faults():
+        with share_faults(kind=CheckpointError):
             manifest = _read_manifest(self._directory / name)
             if manifest is None:
                 raise CheckpointError(
@@ -114,33 +165,35 @@ class CheckpointStore:
             self._check(manifest)
         return manifest
 
-    def load(self, manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read a checkpoint; all ranks call it. Returns (replicated, own), tensors on the CPU.
+    def load(self, manifest: Manifest) -> Loaded:
+        """Read a checkpoint after checking its files' digests.
 
         Raises:
-            CheckpointError: on every rank, when any rank cannot read its part.
+            CheckpointError: on every rank, when any rank cannot read its part or finds it damaged.
 
-        Collectives: those of torch.distributed.checkpoint.load.
+        Collectives: one agreement.
         """
-        prefixes = ("replicated", f"rank/{dist.get_rank()}")
-        reader = _SafeReader(manifest.path)
-        try:
-            entries = _empty_tensors(reader.read_metadata(), prefixes)
-            load(entries, storage_reader=reader)
-        except (CheckpointException, OSError, pickle.UnpicklingError) as error:
-            raise CheckpointError(
-                f"cannot read checkpoint {manifest.path}: {_reason(error)}; delete it to continue from an "
-                "older one"
-            ) from error
-        replicated, own = (_from_tensors(entries, prefix) for prefix in prefixes)
-        return replicated, own
+        with share_faults(kind=CheckpointError):
+            replicated = _read_checked(manifest, _REPLICATED)
+            if self._residual == "reset":
+                return Loaded(replicated=replicated)
+            rank, world_size = dist.get_rank(), dist.get_world_size()
+            if manifest.world_size == world_size:
+                return Loaded(replicated=replicated, own=_read_checked(manifest, rank))
+            ranks = range(rank, manifest.world_size, world_size)
+            return Loaded(
+                replicated=replicated,
+                first=_read_checked(manifest, 0),
+                inherited=tuple(_read_checked(manifest, one) for one in ranks),
+            )
 
     def _check(self, manifest: Manifest) -> None:
         world_size = dist.get_world_size()
-        if manifest.world_size != world_size:
+        if manifest.world_size != world_size and self._residual == "refuse":
             raise CheckpointError(
                 f"checkpoint {manifest.path} was written by {manifest.world_size} worker(s) and this run has "
-                f"{world_size}; it holds each worker's residual, so start {manifest.world_size} worker(s)"
+                f"{world_size}; it holds each worker's residual: start {manifest.world_size} worker(s), or "
+                'set residual to "redistribute" or "reset"'
             )
         if manifest.config_hash != self._config_hash:
             differing = [
@@ -154,10 +207,20 @@ class CheckpointStore:
                 f"{'; '.join(differing[:4])}{more}; use those settings, or another checkpoint_dir"
             )
 
-    def _publish(self, partial: Path, step: int) -> None:
-        metadata = _SafeReader(partial).read_metadata()
-        expected = {info.relative_path for info in metadata.storage_data.values()}
-        missing = sorted(name for name in expected if not (partial / name).exists())
+    def _on_rank_zero(self, action: Callable[[], None], what: str) -> None:
+        """Run the action on rank 0 and raise on every rank when it fails."""
+        failure = None
+        if dist.get_rank() == 0:
+            try:
+                action()
+            except OSError as error:
+                failure = str(error)
+        failure = gather_json(failure, self._group)[0]
+        if failure is not None:
+            raise CheckpointError(f"{what}: {failure}")
+
+    def _publish(self, partial: Path, step: int, files: Mapping[str, list[Any]]) -> None:
+        missing = sorted(name for name in files if not (partial / name).exists())
         if missing:
             raise OSError(
                 f"rank 0 cannot see {', '.join(missing)}; put checkpoint_dir on a file system that all "
@@ -169,7 +232,7 @@ class CheckpointStore:
             "world_size": dist.get_world_size(),
             "config_hash": self._config_hash,
             "config": dict(self._config),
-            "files": {path.name: path.stat().st_size for path in sorted(partial.iterdir())},
+            "files": files,
         }
         with (partial / _MANIFEST).open("w") as file:
             json.dump(manifest, file, indent=1)
@@ -183,6 +246,8 @@ class CheckpointStore:
         self._prune()
 
     def _prune(self) -> None:
+        for path in self._directory.glob(".partial-step-*"):  # of a save that a crash cut off
+            shutil.rmtree(path, ignore_errors=True)
         complete = [path for path in self._candidates() if _read_manifest(path) is not None]
         for path in complete[self._keep :]:
             try:
@@ -202,40 +267,24 @@ class CheckpointStore:
         return sorted(self._directory.glob("step-*"), reverse=True)
 
 
-class _SafeReader(FileSystemReader):
-    """Read the metadata without executing anything: only its own classes are unpickled."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with (Path(self.path) / ".metadata").open("rb") as file:
-            metadata = _MetadataUnpickler(file).load()
-        if not isinstance(metadata, Metadata):
-            raise pickle.UnpicklingError(".metadata holds no checkpoint metadata")
-        if metadata.storage_meta is None:
-            metadata.storage_meta = StorageMeta()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    _ALLOWED = frozenset(
-        {
-            ("pathlib", "Path"),
-            ("pathlib", "PosixPath"),
-            ("torch", "Size"),
-            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-            ("torch.serialization", "_get_layout"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name)
-        if (module, name) in self._ALLOWED or isinstance(found, torch.dtype):
-            return found
-        if isinstance(found, type) and found.__module__ == metadata_module.__name__:
-            return found
-        raise pickle.UnpicklingError(
-            f".metadata refers to {module}.{name}, which does not belong there"
-        )
+def _read_checked(manifest: Manifest, part: int | str) -> dict[str, Any]:
+    """Read one part whose files are what the manifest says."""
+    name = part if isinstance(part, str) else f"rank-{part:05d}"
+    writer = 0 if isinstance(part, str) else part
+    for path, (_, expected) in manifest.files.items():
+        if path.startswith(f"{name}/"):
+            try:
+                found = digest(manifest.path / path)
+            except OSError as error:
+                found = str(error)
+            if found != expected:
+                way_out = "" if isinstance(part, str) else ', or set residual to "reset"'
+                raise CheckpointError(
+                    f"{manifest.path / path}, written by rank {writer}, is damaged: its SHA-256 is {found}, "
+                    f"the manifest says {expected}; delete {manifest.path} to continue from an older "
+                    f"checkpoint{way_out}"
+                )
+    return read_part(manifest.path / name)
 
 
 def _read_manifest(path: Path) -> Manifest | None:
@@ -244,7 +293,8 @@ def _read_manifest(path: Path) -> Manifest | None:
         content = json.loads((path / _MANIFEST).read_text())
         if content["format"] != _FORMAT:
             return None
-        if any((path / name).stat().st_size != size for name, size in content["files"].items()):
+        files = {name: (int(size), str(sha)) for name, (size, sha) in content["files"].items()}
+        if any((path / name).stat().st_size != size for name, (size, _) in files.items()):
             return None
         return Manifest(
             path=path,
@@ -252,22 +302,10 @@ def _read_manifest(path: Path) -> Manifest | None:
             world_size=content["world_size"],
             config_hash=content["config_hash"],
             config=content["config"],
+            files=files,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _on_rank_zero(action: Callable[[], None], what: str) -> None:
-    """Run the action on rank 0 and raise on every rank when it fails."""
-    failure = None
-    if dist.get_rank() == 0:
-        try:
-            action()
-        except OSError as error:
-            failure = str(error)
-    failure = gather_json(failure)[0]
-    if failure is not None:
-        raise CheckpointError(f"{what}: {failure}")
 
 
 def _make_empty(directory: Path) -> None:
@@ -282,59 +320,3 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, CheckpointException):
-        return "; ".join(f"rank {rank}: {wrapped[0]}" for rank, wrapped in error.failures.items())
-    return str(error)
-
-
-def _to_tensors(tree: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
-    """Flatten a tree into tensors by path, its other values into one tensor of bytes."""
-    tensors: dict[str, Tensor] = {}
-
-    def strip(node: Any, path: str) -> Any:
-        if isinstance(node, Tensor):
-            tensors[path] = node.detach()
-            return {_TENSOR: path}
-        if isinstance(node, Mapping):
-            return {key: strip(value, f"{path}/{key}") for key, value in node.items()}
-        if isinstance(node, list | tuple):
-            return type(node)(strip(value, f"{path}/{i}") for i, value in enumerate(node))
-        return node
-
-    buffer = io.BytesIO()
-    torch.save(strip(tree, prefix), buffer)
-    tensors[f"{prefix}/{_VALUES}"] = torch.frombuffer(
-        bytearray(buffer.getvalue()), dtype=torch.uint8
-    )
-    return tensors
-
-
-def _from_tensors(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Put together again what `_to_tensors` took apart."""
-
-    def restore(node: Any) -> Any:
-        if isinstance(node, dict):
-            if set(node) == {_TENSOR}:
-                return tensors[node[_TENSOR]]
-            return {key: restore(value) for key, value in node.items()}
-        if isinstance(node, list | tuple):
-            return type(node)(restore(value) for value in node)
-        return node
-
-    packed = tensors[f"{prefix}/{_VALUES}"]
-    tree = torch.load(io.BytesIO(packed.numpy().tobytes()), map_location="cpu", weights_only=True)
-    restored: dict[str, Any] = restore(tree)
-    return restored
-
-
-def _empty_tensors(metadata: Metadata, prefixes: tuple[str, ...]) -> dict[str, Any]:
-    """Allocate what is stored under the prefixes."""
-    return {
-        key: torch.empty(stored.size, dtype=stored.properties.dtype)
-        for key, stored in metadata.state_dict_metadata.items()
-        if key.startswith(tuple(f"{prefix}/" for prefix in prefixes))
-        and isinstance(stored, TensorStorageMetadata)
-    }

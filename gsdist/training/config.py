@@ -9,7 +9,9 @@ from gsdist.integrations.outer_step import OuterStepConfig
 from gsdist.training.device import Device
 from gsdist.training.launch import Backend
 
-__all__ = ["TrainConfig"]
+__all__ = ["ResidualPolicy", "TrainConfig"]
+
+ResidualPolicy = Literal["redistribute", "reset", "refuse"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,8 +76,12 @@ class TrainConfig:
     backend: Backend = "auto"
     """What carries collectives; auto: NCCL between GPUs (and gloo beside it), else mpi4py under mpirun where
     it is installed, else gloo."""
-    timeout: float = 300.0
-    """Deadline of every collective in seconds."""
+    init_timeout: float = 600.0
+    """Seconds until all workers must have arrived, and the deadline of collectives before the first step."""
+    timeout: float = 120.0
+    """Deadline of every collective, in seconds, from the second step on."""
+    compare_every: int = 1000
+    """Steps between checks that all workers hold the same parameters; 0: none."""
     data_workers: int = 0
     """Processes per worker that load data; 0 loads in the training process."""
     evaluate_every: int | None = None
@@ -88,8 +94,13 @@ class TrainConfig:
     """Where checkpoints go; unset: checkpoints/ in run_dir."""
     keep: int = 2
     """Newest checkpoints to keep."""
+    checkpoint_async: bool = False
+    """Write checkpoints beside training; a failure shows at the next one or at the end."""
     resume: bool = False
     """Continue from the newest complete checkpoint; start afresh when there is none."""
+    residual: ResidualPolicy = "redistribute"
+    """On a resume: with another number of workers, let those there are take over the residuals of those that
+    are gone, or refuse to; reset: begin without residuals, which also gets over damaged ones."""
     run_dir: Path = Path("runs/latest")
     """Where config.toml, metrics.jsonl and summary.json go; those of an earlier run are replaced."""
     save_model: Path | None = None
@@ -114,9 +125,21 @@ class TrainConfig:
             "node_size", node_size, "unset with outer_interval",
         )  # fmt: skip
         self.outer_step()
-        for name in ("lr_warmup_steps", "data_workers", "checkpoint_every", "weight_decay"):
+        for name in (
+            "lr_warmup_steps",
+            "data_workers",
+            "checkpoint_every",
+            "weight_decay",
+            "compare_every",
+        ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        for name in ("learning_rate", "milestone_factor", "bucket_cap_mb", "timeout"):
+        for name in (
+            "learning_rate",
+            "milestone_factor",
+            "bucket_cap_mb",
+            "timeout",
+            "init_timeout",
+        ):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         for seed in (self.seed, *(self.seeds or ())):
             _require(0 <= seed < 2**32, "seed", seed, "in 0..2**32-1")
@@ -170,6 +193,7 @@ _CHOICES = {
     "amp": ("off", "bf16", "fp16"),
     "device": get_args(Device),
     "backend": get_args(Backend),
+    "residual": get_args(ResidualPolicy),
 }
 
 

@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
+from gsdist.collectives import transport_failures
 from gsdist.errors import ConfigError
+from gsdist.training.rendezvous import meet
 
 __all__ = ["Backend", "Launch", "Launcher", "detect_launch", "process_group"]
 
@@ -161,8 +163,9 @@ def process_group(
     After an exception a group on MPI leaves the end of the job to the launcher: no peer waits for this rank.
 
     Raises:
-        ConfigError: gloo under srun without the address of rank 0, or mpi4py where the launcher has not
-            started an MPI job.
+        CollectiveTimeout: not all ranks came; names those that are missing.
+        ConfigError: the port is taken, gloo under srun without the address of rank 0,
+            or mpi4py where the launcher has not started an MPI job.
 
     Collectives: the rendezvous of `init_process_group`.
     """
@@ -173,10 +176,11 @@ def process_group(
         by_mpi = launch.by_mpi and find_spec("mpi4py")
         backend = "nccl" if on_gpu else "mpi4py" if by_mpi else "gloo"
     opened = "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
-    dist.init_process_group(opened, timeout=timeout, **_rendezvous(launch, backend))
+    dist.init_process_group(opened, timeout=timeout, **_rendezvous(launch, backend, timeout))
     try:
         _require_same_job(launch)
-        yield
+        with transport_failures("a collective of the set-up"):
+            yield
     except BaseException:
         if backend == "mpi4py":
             assert dist.group.WORLD is not None
@@ -195,7 +199,7 @@ def _require_same_job(launch: Launch) -> None:
         )
 
 
-def _rendezvous(launch: Launch, backend: str) -> dict[str, Any]:
+def _rendezvous(launch: Launch, backend: str, timeout: timedelta) -> dict[str, Any]:
     """Return the arguments that let the ranks find each other."""
     if launch.by_mpi or backend == "mpi4py":
         import gsdist.collectives.mpi  # noqa: F401  registers the backend and mpi://
@@ -210,7 +214,7 @@ def _rendezvous(launch: Launch, backend: str) -> dict[str, Any]:
             f"{launch.describe()}, but {' and '.join(missing)} not set, so that gloo cannot find rank 0; "
             "set them, or use the backend mpi4py with srun --mpi=pmix"
         )
-    return {"init_method": "env://", **numbers}
+    return {"store": meet(launch.rank, launch.world_size, timeout), **numbers}
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

@@ -7,7 +7,7 @@ the model by a smaller one.
 import gc
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -281,14 +281,34 @@ class Learner:
         exchange = self._exchange.state_dict()
         return {"exchange": exchange, "local": self.replicated_state()} if self._outer else exchange
 
-    def load_state(self, replicated: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-        """Restore both.
+    def inherited_state(
+        self, first: Mapping[str, Any], states: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Return this rank's share of what another number of ranks had saved; load it next.
 
         Raises:
-            CheckpointError: the state is of a model with other parameters.
+            CheckpointError: with outer steps, where every rank has parameters of its own.
+        """
+        if not isinstance(self._exchange, ReducerState):
+            raise CheckpointError(
+                "with outer steps every worker has parameters of its own, which others cannot take over; "
+                "start as many workers as wrote the checkpoint"
+            )
+        return self._exchange.inherited_state(first, states)
+
+    def load_state(self, replicated: Mapping[str, Any], own: Mapping[str, Any] | None) -> None:
+        """Restore both; without `own` the exchange begins anew.
+
+        Raises:
+            CheckpointError: the state is of a model with other parameters, or `own` is missing with outer
+                steps.
         """
         exchange = own
         if self._outer:
+            if own is None:
+                raise CheckpointError(
+                    "with outer steps every worker has parameters of its own, which cannot be reset"
+                )
             replicated, exchange = own["local"], own["exchange"]
         try:
             self.model.load_state_dict(replicated["model"])
@@ -299,7 +319,8 @@ class Learner:
         self._optimizer.load_state_dict(replicated["optimizer"])
         self._scheduler.load_state_dict(replicated["scheduler"])
         self._scaler.load_state_dict(replicated["scaler"])
-        self._exchange.load_state_dict(exchange)
+        if exchange is not None:
+            self._exchange.load_state_dict(exchange)
         self.update_mask()
 
 

@@ -1,8 +1,10 @@
 """Run a workload: batches in, steps, evaluations, records and checkpoints, until it is done."""
 
+import logging
 import math
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +14,28 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import gsdist
-from gsdist.collectives import require_agreement, share_faults
+from gsdist.collectives import (
+    FLIGHT_RECORDER,
+    require_agreement,
+    set_deadline,
+    share_faults,
+    transport_failures,
+)
 from gsdist.errors import ConfigError
 from gsdist.training import metrics, randomness
 from gsdist.training.device import to_device
+from gsdist.training.inherited_connections import close_inherited_connections
 from gsdist.training.learner import Learner
+from gsdist.training.monitor import RankMonitor, Report, parameter_hash
 from gsdist.training.progress import open_progress
 from gsdist.training.pruning import open_callback
 from gsdist.training.run_config import RunConfig, flatten
 from gsdist.training.sampling import EvaluationShard, TrainingBatches
 from gsdist.training.selection import BestWeights
+from gsdist.training.signals import EXIT_TERMINATED, watch_signals
 from gsdist.training.stopwatch import Stopwatch
 from gsdist.training.summary import SUMMARY_FILE, RunSummary, curves_of
+from gsdist.training.versions import required_versions, warn_of_differences
 from gsdist.workloads import Workload
 
 if TYPE_CHECKING:
@@ -31,11 +43,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Trainer"]
 
+_logger = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
 _TRAINING_PHASES = ("data", "forward", "backward", "optimizer")
 _EXCHANGE = "exchange: "
 _DROPOUT, _AUGMENTATION, _LOADER = 1, 2, 3
 """Tell apart the streams of random numbers that one seed begets."""
+_MONITOR_INTERVAL = 5
+"""Steps between two looks at the other ranks; those between outer steps have nothing else to wait for."""
 
 
 class Trainer:
@@ -59,13 +74,8 @@ class Trainer:
         self._workload = workload
         self._device = device
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
-        require_agreement(
-            {
-                **flatten(run.tables()),
-                "version of torch": torch.__version__,
-                "version of gsdist": gsdist.__version__,
-            }
-        )
+        require_agreement({**flatten(run.tables()), **required_versions()})
+        warn_of_differences({"torch": torch.__version__, "gsdist": gsdist.__version__})
         if config.deterministic:
             torch.use_deterministic_algorithms(True)
         self._stopwatch = Stopwatch()
@@ -93,6 +103,10 @@ class Trainer:
         self._batch = 0
         self._unlogged: list[dict[str, Tensor]] = []
         self._best = BestWeights(workload.selection_metric)
+        self._monitor = RankMonitor(config.outer_interval or _MONITOR_INTERVAL)
+        self._ranks: Report | None = None
+        self._in_first_step = True
+        self._saved_at: int | None = None
         self._store = _open_store(run) if config.checkpoint_every or config.resume else None
 
     def _open_data(self) -> None:
@@ -121,12 +135,24 @@ class Trainer:
     def run(self) -> RunSummary:
         """Train to the end, from the start or from the newest checkpoint, and return the summary.
 
+        On SIGTERM to any rank, all of them end a few steps later, with a checkpoint if there are to be any.
+
         Raises:
             CheckpointError: the checkpoints there do not fit this run, or one cannot be written.
             GsdistError: what the exchange raises, alike on every rank.
+            SystemExit: the run was ended by SIGTERM; on every rank.
 
-        Collectives: those of the exchange in every step; a few all-reduces per record and evaluation.
+        Collectives: those of the exchange in every step; a few all-reduces per record and evaluation; an
+        all-gather beside every few steps.
         """
+        FLIGHT_RECORDER.file = self._config.run_dir / f"collectives-rank{self._rank}.txt"
+        try:
+            with watch_signals() as self._signals, transport_failures("a collective of training"):
+                return self._run_to_the_end()
+        finally:
+            FLIGHT_RECORDER.file = None
+
+    def _run_to_the_end(self) -> RunSummary:
         resumed = self._resume()
         if resumed is None:
             self._callback.train_begins()
@@ -169,6 +195,7 @@ class Trainer:
             results = self._evaluate(unmasked) if due or done else None
             if config.checkpoint_every and (self._step % config.checkpoint_every == 0 or done):
                 self._save()
+            self._compare_ranks(last=done)
             if done or epoch_ended:
                 return results
 
@@ -185,7 +212,37 @@ class Trainer:
             self._learner.update_mask()
         return {f"unmasked_{name}": value for name, value in results.items()}
 
+    def _compare_ranks(self, *, last: bool) -> None:
+        """Look at the other ranks when it is time to, and stop if one is asked to."""
+        config, monitor = self._config, self._monitor
+        if not monitor.due(self._step) and not last:
+            return
+        compares = config.compare_every and (self._step % config.compare_every < monitor.interval)
+        hashed = None
+        if compares or last:
+            with self._learner.shared_parameters():
+                hashed = parameter_hash(self._learner.model.parameters())
+        self._ranks = monitor.exchange(
+            self._step,
+            stop=self._signals.stop_requested,
+            waited=FLIGHT_RECORDER.seconds,
+            seconds=self._training_seconds(),
+            parameters=hashed,
+        )
+        if last:
+            monitor.finish()
+        elif self._ranks is not None and self._ranks.stop:
+            if config.checkpoint_every and self._saved_at != self._step:
+                self._save()
+            if self._store is not None:
+                self._store.finish()
+            self._progress.note(f"stopped after step {self._step} by SIGTERM")
+            raise SystemExit(EXIT_TERMINATED)
+
     def _advance(self) -> None:
+        if self._in_first_step:
+            set_deadline(timedelta(seconds=self._config.timeout))
+            self._in_first_step = False
         self._step += 1
         self._batch += self._config.accumulation
         if self._batch == self._steps_per_epoch * self._config.accumulation:
@@ -200,6 +257,7 @@ class Trainer:
             batch_sampler=self._batches,
             num_workers=self._config.data_workers,
             collate_fn=self._workload.collate_function(),
+            worker_init_fn=close_inherited_connections,
             pin_memory=self._device.type == "cuda",
             generator=randomness.generator_for(self._config.seed, _LOADER, self._rank, self._epoch),
         )
@@ -234,6 +292,7 @@ class Trainer:
                 ),
                 num_workers=self._config.data_workers,
                 collate_fn=self._workload.collate_function(),
+                worker_init_fn=close_inherited_connections,
                 generator=torch.Generator(),
             )
             prepared = (
@@ -274,7 +333,12 @@ class Trainer:
                 "learning_rate": self._learner.learning_rate,
                 "residual_norm": statistics.residual_norm,
                 "dense_bytes": statistics.dense_bytes,
+                "repeated_sums": statistics.repeated_sums,
                 "seconds": self._training_seconds(),
+                **{
+                    f"wait_ms/{rank}": wait
+                    for rank, wait in enumerate(self._ranks.wait_ms if self._ranks else ())
+                },
             }
         )
         return loss
@@ -310,6 +374,8 @@ class Trainer:
             self._progress.note(f"resumed after step {resumed_at}")
 
     def _finish(self, results: dict[str, float]) -> RunSummary:
+        if self._store is not None:
+            self._store.finish()
         model = self._learner.model
         results = self._best.restore(model) or results
         final = None
@@ -359,6 +425,7 @@ class Trainer:
 
     def _save(self) -> None:
         assert self._store is not None
+        self._saved_at = self._step
         with self._stopwatch.phase("checkpoint"):
             self._store.save(
                 self._step,
@@ -385,21 +452,51 @@ class Trainer:
         found = self._store.newest()
         if found is None:
             return None
-        replicated, own = self._store.load(found)
+        loaded = self._store.load(found)
+        replicated = loaded.replicated
+        self._set_position(replicated["position"], found.world_size)
         if self._callback.active:
             change = self._callback.load_state_dict(replicated["callback"])
             if change is not None:
                 self._learner.change_layout(change)
-        self._learner.load_state(replicated["learner"], own["exchange"])
-        position = replicated["position"]
+        self._best.load_state_dict(replicated["best"])
+        learner = replicated["learner"]
+        if loaded.own is not None:
+            own = loaded.own
+            self._learner.load_state(learner, own["exchange"])
+            self._unlogged = to_device(own["unlogged"], self._device)
+            self._stopwatch.seconds.update(own["seconds"])
+            randomness.restore(own["randomness"], self._augmentation)
+            return self._step
+        exchange = None
+        if loaded.first is None:
+            _logger.warning("going on after step %d WITHOUT the residuals: reset", self._step)
+        else:
+            exchange = self._learner.inherited_state(
+                loaded.first["exchange"], [one["exchange"] for one in loaded.inherited]
+            )
+        self._learner.load_state(learner, exchange)
+        # No worker's random numbers go on here; none may be drawn a second time.
+        fresh = (self._config.seed, self._rank, self._step)
+        randomness.seed_everything(randomness.derive_seed(*fresh, _DROPOUT))
+        self._augmentation = randomness.generator_for(*fresh, _AUGMENTATION)
+        return self._step
+
+    def _set_position(self, position: dict[str, int], world_size: int) -> None:
+        """Go to where the run was; with other workers to about the same example of the epoch."""
         self._step, self._epoch, self._batch = (
             position[name] for name in ("step", "epoch", "batch")
         )
-        self._best.load_state_dict(replicated["best"])
-        self._unlogged = to_device(own["unlogged"], self._device)
-        self._stopwatch.seconds.update(own["seconds"])
-        randomness.restore(own["randomness"], self._augmentation)
-        return self._step
+        if world_size == self._world_size:
+            return
+        if self._config.steps is None:
+            raise ConfigError(
+                f"the checkpoint is of {world_size} worker(s), this run has {self._world_size}, and an epoch "
+                "has another number of steps; give steps in place of epochs to go on with other workers"
+            )
+        seen = self._batch * world_size // self._world_size
+        steps = min(seen // self._config.accumulation, self._steps_per_epoch - 1)
+        self._batch = steps * self._config.accumulation
 
     def _refuse_foreign_checkpoints(self) -> None:
         with share_faults():
@@ -419,6 +516,8 @@ def _open_store(run: RunConfig) -> "CheckpointStore":
         keep=run.train.keep,
         config=run.course(),
         config_hash=run.fingerprint(),
+        residual=run.train.residual,
+        asynchronous=run.train.checkpoint_async,
     )
 
 

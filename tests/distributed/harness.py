@@ -16,14 +16,19 @@ import torch.distributed as dist
 
 
 def run_ranks(
-    function: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 60
+    function: Callable[..., Any],
+    world_size: int,
+    *arguments: Any,
+    timeout: float = 60,
+    method: str = "spawn",
 ) -> list[Any]:
     """Call `function(rank, world_size, *arguments)` on every rank; return the results in rank order.
 
     The function must be importable (module level) and return something picklable. A rank that raises
     fails the test with its traceback; a rank that outlives `timeout` seconds is killed and named.
+    `method` is how multiprocessing starts them.
     """
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context(method)
     with tempfile.TemporaryDirectory() as folder:
         pipes = [context.Pipe(duplex=False) for _ in range(world_size)]
         processes = [

@@ -20,17 +20,22 @@ from gsdist.errors import CheckpointError, ConfigError
 from gsdist.reducers import GsSgdConfig, GsSgdPaperConfig, ReducerConfig
 from gsdist.training import RunConfig, TrainConfig, Trainer, detect_launch, process_group
 from gsdist.training.checkpoint import CheckpointStore
+from gsdist.training.checkpoint_part import digest
 from gsdist.training.metrics import read_records
 from gsdist.workloads import ClassificationConfig, ClassificationWorkload
 from tests.distributed.harness import run_ranks
 
 
 def store_at(
-    folder: str | Path, *, config: dict[str, Any] | None = None, keep: int = 2
+    folder: str | Path, *, config: dict[str, Any] | None = None, keep: int = 2, **options: Any
 ) -> CheckpointStore:
     config = config or {"seed": 0}
     return CheckpointStore(
-        Path(folder), keep=keep, config=config, config_hash=json.dumps(config, sort_keys=True)
+        Path(folder),
+        keep=keep,
+        config=config,
+        config_hash=json.dumps(config, sort_keys=True),
+        **options,
     )
 
 
@@ -82,9 +87,9 @@ def _save_and_load(rank: int, world_size: int, folder: str) -> dict[str, str]:
     store.save(4, replicated=replicated_state(), own=own_state(rank))
     found = store.newest()
     assert found is not None and (found.step, found.world_size) == (4, world_size)
-    replicated, own = store.load(found)
-    assert_same(replicated, replicated_state())
-    assert_same(own, own_state(rank))
+    loaded = store.load(found)
+    assert_same(loaded.replicated, replicated_state())
+    assert_same(loaded.own, own_state(rank))
     dist.barrier()
 
     blocked = Path(folder) / "file"
@@ -99,8 +104,15 @@ def _save_and_load(rank: int, world_size: int, folder: str) -> dict[str, str]:
     assert hostile is not None
     dist.barrier()
     if rank == 0:
-        (hostile.path / ".metadata").write_bytes(pickle.dumps(_Hostile()))
+        metadata = hostile.path / "replicated" / ".metadata"
+        metadata.write_bytes(pickle.dumps(_Hostile()))
+        # as whoever can write there can write the manifest
+        manifest = json.loads((hostile.path / "manifest.json").read_text())
+        manifest["files"]["replicated/.metadata"] = [metadata.stat().st_size, digest(metadata)]
+        (hostile.path / "manifest.json").write_text(json.dumps(manifest))
     dist.barrier()
+    hostile = store.newest()
+    assert hostile is not None
     messages["hostile"] = _message(lambda: store.load(hostile))
     return messages
 
@@ -121,7 +133,7 @@ def test_each_rank_gets_its_own_state_back(tmp_path: Path, monkeypatch: pytest.M
         assert "posix.system, which does not belong there" in messages["hostile"]
     assert not (tmp_path / "hostile-was-here").exists()
     with process_group(detect_launch({}), timedelta(seconds=10)):
-        message = _message(store_at(tmp_path / "store").newest)
+        message = _message(store_at(tmp_path / "store", residual="refuse").newest)
     assert "written by 2 worker(s)" in message and "this run has 1" in message
 
 
@@ -145,13 +157,12 @@ def found_step(store: CheckpointStore) -> int | None:
     found = store.newest()
     if found is None:
         return None
-    replicated, _ = store.load(found)
-    assert replicated["step"] == found.step
+    assert store.load(found).replicated["step"] == found.step
     return found.step
 
 
 def _cut_data(checkpoint: Path) -> None:
-    data = next(checkpoint.glob("*.distcp"))
+    data = next(checkpoint.glob("*/*.distcp"))
     data.write_bytes(data.read_bytes()[:-10])
 
 
@@ -160,10 +171,10 @@ def _cut_data(checkpoint: Path) -> None:
     [
         lambda checkpoint: (checkpoint / "manifest.json").unlink(),
         lambda checkpoint: (checkpoint / "manifest.json").write_text('{"format": 1, "st'),
-        lambda checkpoint: (checkpoint / ".metadata").unlink(),
-        lambda checkpoint: next(checkpoint.glob("*.distcp")).unlink(),
+        lambda checkpoint: (checkpoint / "replicated" / ".metadata").unlink(),
+        lambda checkpoint: next(checkpoint.glob("*/*.distcp")).unlink(),
         _cut_data,
-        lambda checkpoint: [file.unlink() for file in checkpoint.iterdir()],
+        lambda checkpoint: [file.unlink() for file in checkpoint.rglob("*") if file.is_file()],
     ],
     ids=["no manifest", "half a manifest", "no metadata", "no data", "half the data", "empty"],
 )
@@ -291,7 +302,8 @@ def _train_then_die(
 def records_of(folder: Path) -> list[dict[str, Any]]:
     records = list(read_records(folder / "metrics.jsonl"))
     for record in records:
-        record.pop("seconds", None)
+        for name in [name for name in record if name.startswith(("seconds", "wait_ms"))]:
+            del record[name]
     return records
 
 

@@ -53,6 +53,11 @@ class MpiProcessGroup(dist.ProcessGroup):
         """Return the name under which torch has registered the group."""
         return self._group_name
 
+    @property
+    def timeout(self) -> timedelta:
+        """Return the deadline of operations that are given none."""
+        return self._transport.timeout
+
     def _get_backend(self, device: torch.device) -> Self:
         # torch looks here for `supports_coalescing`
         return self

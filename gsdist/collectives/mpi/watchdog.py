@@ -13,6 +13,8 @@ from typing import Any
 
 from mpi4py import MPI
 
+from gsdist.collectives.flight_recorder import FLIGHT_RECORDER
+
 __all__ = ["EXIT_CODE", "WATCHDOG"]
 
 EXIT_CODE = 66
@@ -69,6 +71,7 @@ def _end_job(work: Any, timeout: float) -> None:
     _complain(
         f"{work.description} did not finish within {timeout:g} s; ending the job with exit code {EXIT_CODE}"
     )
+    FLIGHT_RECORDER.dump(work.description)
     # Should the store or MPI be stuck as well, this process at least does not outlive the job.
     force = threading.Timer(_ABORT_SECONDS, os._exit, (EXIT_CODE,))
     force.daemon = True

@@ -1,0 +1,1 @@
+"""Feed arbitrary bytes to what reads bytes."""
