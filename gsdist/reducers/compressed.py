@@ -407,12 +407,13 @@ class CompressedReducer(ABC, Generic[ConfigT]):
 
     def _non_finite_parameters(self) -> str:
         """Say whose gradient of which parameter is not finite. Collectives: two all-gathers."""
-        own = [
+        spoilt = {
             slice_.segment.name
             for bucket in self._pending
             for slice_ in bucket.slices
             if not torch.isfinite(slice_.gradient).all()
-        ]
+        }
+        own = [segment.name for segment in self._layout if segment.name in spoilt]
         found = [
             f"rank {rank}'s gradient of {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}"
             for rank, names in enumerate(gather_json(own, self._group))

@@ -23,7 +23,7 @@ class Fault:
 
     rank: int
     step: int
-    """From 0, as reducers count."""
+    """From 0, as reducers count; the first time from then on that the place is reached."""
     action: str
     """A key of `ACTIONS`."""
     place: str = "forward"
@@ -65,9 +65,13 @@ def install(fault: Fault, rank: int) -> None:
     if rank != fault.rank or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
         return
 
+    struck = False
+
     def strike(step: int, model: torch.nn.Module | None = None) -> None:
-        if step != fault.step and not (fault.every_step and step > fault.step):
+        nonlocal struck
+        if step < fault.step or (struck and not fault.every_step):
             return
+        struck = True
         if model is None or fault.action in ACTIONS:
             ACTIONS[fault.action](fault.seconds)
         else:
