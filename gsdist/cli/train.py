@@ -23,6 +23,7 @@ from gsdist.training import (
     process_group,
     training_device,
 )
+from gsdist.training.summary import loss_by_compression
 from gsdist.workloads import (
     ClassificationConfig,
     ClassificationWorkload,
@@ -297,3 +298,5 @@ def _print_summary(summary: RunSummary, train: TrainConfig, json_target: str | N
         f"{summary.compression:.1f}x compression over the whole run\n"
         f"summary, metrics and settings in {train.run_dir}"
     )
+    if warning := loss_by_compression(summary):
+        print(f"gsdist: warning: {warning}", file=sys.stderr)
