@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := pyproject.toml setup.py requirements/lock.txt $(wildcard csrc/* csrc/cuda/*)
 
-.PHONY: help install demo test test-slow lint bench-kernels bench-quick bench lock clean
+.PHONY: help install demo test test-slow lint docs bench-kernels bench-quick bench lock clean
 
 help:
 	@echo "make demo          train CIFAR-10 on 2 processes, dense against gs-SGD, and write a report"
 	@echo "make test          run the tests"
 	@echo "make test-slow     run the acceptance tiers"
 	@echo "make lint          check style, types and import rules"
+	@echo "make docs          build the documentation into site/"
 	@echo "make bench-kernels time the sketch kernels"
 	@echo "make bench-quick   run the quick form of every benchmark and write runs/bench/report.html"
 	@echo "make bench         run every benchmark in full (many hours) and write runs/bench-full/report.html"
@@ -42,6 +43,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench-kernels: $(INSTALLED)
 	$(BIN)/python -m benchmarks.kernels
@@ -83,4 +87,4 @@ lock: $(INSTALLED)
 	mv requirements/lock.tmp requirements/lock.txt
 
 clean:
-	rm -rf $(VENV) build dist runs *.egg-info gsdist/*.so gsdist/_kernels.cu
+	rm -rf $(VENV) build dist runs site *.egg-info gsdist/*.so gsdist/_kernels.cu

@@ -101,8 +101,9 @@ def loss_by_compression(run: RunSummary) -> str | None:
         return None
     per_step = 1e3 / max(1, run.steps)
     return (
-        f"the bytes saved cost more time than they win: {run.reducer} computed {per_step * compressing:.3g} ms "
-        f"per step to save at most {per_step * won:.3g} ms of sending; try --reducer dense, or ask `gsdist plan`"
+        f"the bytes saved cost more time than they win: {run.reducer} computed "
+        f"{per_step * compressing:.3g} ms per step to save at most {per_step * won:.3g} ms of sending; "
+        "try --reducer dense, or ask `gsdist plan`"
     )
 
 

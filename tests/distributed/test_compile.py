@@ -13,7 +13,9 @@ from tests.distributed.harness import run_ranks
 
 def trained(rank: int, compiled: bool) -> tuple[list[Tensor], int]:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
+    net = nn.Sequential(
+        nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2)
+    )
     # several buckets, at whose borders DDP cuts the compiled graph
     ddp = DistributedDataParallel(net, bucket_cap_mb=0.01)
     config = TopKConfig(density=0.05, warmup_steps=2, min_numel=100)

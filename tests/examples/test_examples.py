@@ -1,4 +1,4 @@
-"""Run every example on two processes as its first lines say: it learns, and sends less than dense exchange."""
+"""Run every example on two processes as its first lines say: it learns, and sends less than dense."""
 
 import os
 import re

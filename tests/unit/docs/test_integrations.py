@@ -20,9 +20,7 @@ def lines(name: str, sign: str) -> list[str]:
 
 
 def test_every_example_with_marks_has_a_diff() -> None:
-    marked = {
-        path.stem for path in (ROOT / "examples").glob("*.py") if MARK in path.read_text()
-    }
+    marked = {path.stem for path in (ROOT / "examples").glob("*.py") if MARK in path.read_text()}
     assert marked == set(DIFFS)
 
 
