@@ -1,4 +1,4 @@
-"""Let pages link to files of the repository: the site shows their paths, and a missing one stops its build."""
+"""Let pages link to files of the repository: the site shows their paths; a missing one stops its build."""
 
 import re
 from pathlib import Path

@@ -38,7 +38,9 @@ def module_of(name: str, folder: Path) -> ModuleType:
 
 def cyclic_gradients(rank: int, world_size: int, folder: str) -> list[Tensor]:
     """Return what each of seven steps applies to 16 weights, k = 5, of a constant gradient per rank."""
-    module = module_of("reducers/cyclic", Path(folder))
+    own = Path(folder) / str(rank)
+    own.mkdir()
+    module = module_of("reducers/cyclic", own)
     factory._COMPRESSED = {**factory._COMPRESSED, module.CyclicConfig: module.CyclicReducer}
     model = DistributedDataParallel(nn.Linear(16, 1, bias=False))
     config: Any = module.CyclicConfig(density=5 / 16, warmup_steps=0, min_numel=1)
@@ -53,8 +55,6 @@ def cyclic_gradients(rank: int, world_size: int, folder: str) -> list[Tensor]:
 
 def test_the_method_averages_one_stretch_after_the_other(tmp_path: Path) -> None:
     """A coordinate gets the mean of all it has gathered since its last turn."""
-    folders = [tmp_path / "0"]
-    folders[0].mkdir()
     waiting, mean = torch.zeros(16), torch.arange(16.0) * 1.5
     expected = []
     for step in range(7):
@@ -63,7 +63,7 @@ def test_the_method_averages_one_stretch_after_the_other(tmp_path: Path) -> None
         turn[[(5 * step + i) % 16 for i in range(5)]] = True
         expected.append(torch.where(turn, waiting, 0.0))
         waiting[turn] = 0.0
-    for applied in run_ranks(cyclic_gradients, 2, str(folders[0])):
+    for applied in run_ranks(cyclic_gradients, 2, str(tmp_path)):
         torch.testing.assert_close(torch.stack(applied), torch.stack(expected))
 
 
