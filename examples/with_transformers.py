@@ -54,6 +54,7 @@ def main() -> None:
             optim_args="momentum=0.9",
             logging_strategy="epoch",
             save_strategy="no",
+            ddp_find_unused_parameters=False,
             report_to="none",
             disable_tqdm=True,
         )
