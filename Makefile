@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := pyproject.toml setup.py requirements/lock.txt $(wildcard csrc/* csrc/cuda/*)
 
-.PHONY: help install demo test test-slow soak lint bench-kernels bench-quick bench lock clean
+.PHONY: help install demo test test-slow soak lint docs bench-kernels bench-quick bench lock clean
 
 help:
 	@echo "make demo          train CIFAR-10 on 2 processes, dense against gs-SGD, and write a report"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-slow     run the acceptance tiers"
 	@echo "make soak          let jobs of a few processes fail at random for 20 minutes"
 	@echo "make lint          check style, types and import rules"
+	@echo "make docs          build the documentation into site/"
 	@echo "make bench-kernels time the sketch kernels"
 	@echo "make bench-quick   run the quick form of every benchmark and write runs/bench/report.html"
 	@echo "make bench         run every benchmark in full (many hours) and write runs/bench-full/report.html"
@@ -46,6 +47,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench-kernels: $(INSTALLED)
 	$(BIN)/python -m benchmarks.kernels
@@ -90,4 +94,4 @@ lock: $(INSTALLED)
 	mv requirements/lock.tmp requirements/lock.txt
 
 clean:
-	rm -rf $(VENV) build dist runs *.egg-info gsdist/*.so gsdist/_kernels.cu
+	rm -rf $(VENV) build dist runs site *.egg-info gsdist/*.so gsdist/_kernels.cu

@@ -24,7 +24,7 @@ from gsdist.training import (
     process_group,
     training_device,
 )
-from gsdist.training.summary import over_seeds
+from gsdist.training.summary import loss_by_compression, over_seeds
 from gsdist.workloads import (
     ClassificationConfig,
     ClassificationWorkload,
@@ -388,3 +388,5 @@ def _print_summary(summary: RunSummary) -> None:
         f"payload {summary.payload_bytes_run:,} bytes, dense {summary.dense_bytes_run:,} bytes: "
         f"{summary.compression:.1f}x compression over the whole run{_compression_of(summary)}"
     )
+    if warning := loss_by_compression(summary):
+        print(f"gsdist: warning: {warning}", file=sys.stderr)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gsdist.training.page import html_figure, html_table, write_page
 from gsdist.training.plots import draw_bars, draw_curves, draw_groups, phase_names, phase_seconds
-from gsdist.training.summary import RunSummary
+from gsdist.training.summary import RunSummary, loss_by_compression
 
 __all__ = ["comparison", "format_bytes", "label_runs", "phase_rows", "table_rows", "write_report"]
 
@@ -116,11 +116,16 @@ def format_bytes(count: float) -> str:
 
 def _verdicts(labelled: Sequence[tuple[str, RunSummary]]) -> list[str]:
     baseline = next((run for _, run in labelled if run.reducer == "dense"), None)
+    sentences = [
+        f'<p class="verdict short">{html.escape(text)}</p>'
+        for _, run in labelled
+        if (text := loss_by_compression(run))
+    ]
     if baseline is None:
         return [
-            "<p>No run with the dense reducer among them: nothing to compare accuracy with.</p>"
+            *sentences,
+            "<p>No run with the dense reducer among them: nothing to compare accuracy with.</p>",
         ]
-    sentences = []
     for _, run in labelled:
         if run is not baseline:
             close, text = comparison(run, baseline)

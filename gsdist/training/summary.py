@@ -8,8 +8,16 @@ from statistics import fmean, stdev
 from typing import Any
 
 from gsdist.errors import DataError
+from gsdist.reducers.statistics import is_wire
 
-__all__ = ["SUMMARY_FILE", "RunSummary", "curves_of", "over_seeds", "read_summaries"]
+__all__ = [
+    "SUMMARY_FILE",
+    "RunSummary",
+    "curves_of",
+    "loss_by_compression",
+    "over_seeds",
+    "read_summaries",
+]
 
 SUMMARY_FILE = "summary.json"
 
@@ -121,6 +129,32 @@ def over_seeds(summaries: Sequence[RunSummary]) -> dict[str, Any]:
         "seeds": [run.config["train"]["seed"] for run in summaries],
         "runs": [run.to_mapping() for run in summaries],
     }
+
+
+def loss_by_compression(run: RunSummary) -> str | None:
+    """Say so when the bytes that a run saved cost more time than they can have won; None: they may have won.
+
+    What was saved would have taken at most as long per byte as what was sent: latency and waiting for other
+    workers count as sending here, and a dense exchange hides behind backward. So this is said too seldom
+    rather than too often.
+    """
+    prefix = "exchange: "
+    seconds = {
+        name.removeprefix(prefix): value
+        for name, value in run.phase_seconds.items()
+        if name.startswith(prefix)
+    }
+    sending = sum(value for name, value in seconds.items() if is_wire(name))
+    compressing = sum(seconds.values()) - sending
+    won = sending * (run.compression - 1.0)
+    if run.reducer == "dense" or run.world_size == 1 or compressing <= won:
+        return None
+    per_step = 1e3 / max(1, run.steps)
+    return (
+        f"the bytes saved cost more time than they win: {run.reducer} computed "
+        f"{per_step * compressing:.3g} ms per step to save at most {per_step * won:.3g} ms of sending; "
+        "try --reducer dense, or ask `gsdist plan`"
+    )
 
 
 def curves_of(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:

@@ -58,6 +58,7 @@ def test_help_needs_no_torch_and_fits_the_screen() -> None:
     [
         ["train", "--help"],
         [*TRAIN, "--help"],
+        ["plan", "-h"],
         ["doctor", "-h"],
         ["data", "-h"],
         ["report", "-h"],

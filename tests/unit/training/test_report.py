@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gsdist.training.plots import phase_seconds
 from gsdist.training.report import comparison, format_bytes, label_runs, write_report
+from gsdist.training.summary import loss_by_compression
 from tests.unit.training.test_metrics import make_summary
 
 
@@ -60,6 +61,19 @@ def test_comparison_admits_a_loss_of_more_than_three_points() -> None:
     assert close and "-2.0 points" in text and "10.0 times fewer" in text and "short" not in text
     close, text = comparison(make_summary(metrics={"accuracy": 0.75}), dense)
     assert not close and "-5.0 points" in text and "falls short" in text
+
+
+def test_a_run_that_compression_slowed_is_told_so(tmp_path: Path) -> None:
+    """5 times fewer bytes in 0.1 s: the rest would have taken 0.4 s more, in 10 steps."""
+    phases = {"forward": 9.0, "exchange: allreduce_values": 0.1, "exchange: encode": 0.3}
+    assert loss_by_compression(make_summary(phase_seconds=phases)) is None
+    slow = make_summary(phase_seconds={**phases, "exchange: encode": 0.5})
+    text = loss_by_compression(slow)
+    assert text and "gs-sgd computed 50 ms per step to save at most 40 ms" in text
+    write_report([slow], tmp_path / "report.html")
+    assert text in Page((tmp_path / "report.html").read_text()).text
+    dense = make_summary(reducer="dense", phase_seconds={"exchange: cast": 1.0})
+    assert loss_by_compression(dense) is None
 
 
 def test_exchange_is_not_counted_in_backward_as_well() -> None:

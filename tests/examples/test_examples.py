@@ -1,0 +1,62 @@
+"""Run every example on two processes as its first lines say: it learns, and sends less than dense."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SLOW = ("compiled", "with_accelerate", "with_lightning", "with_transformers")
+"""Examples that compile, or that import a training library."""
+RUNS = [
+    *([name] for name in ("ddp_script", "hybrid_shard", "outer_step")),
+    ["mixed_precision", "float16"],
+    pytest.param(["mixed_precision", "bfloat16"], marks=pytest.mark.slow),
+    *(pytest.param([name], marks=pytest.mark.slow) for name in SLOW),
+]
+
+
+def torchrun(world_size: int, name: str, *arguments: str) -> str:
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc-per-node", str(world_size), f"examples/{name}.py", *arguments),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def check(output: str) -> None:
+    losses = [float(loss) for loss in re.findall(r"^epoch .*  loss (\d+\.\d+)$", output, re.M)]
+    assert len(losses) >= 10, output  # of one process, not of each
+    assert sum(losses[-3:]) / 3 < losses[0] / 2  # each of one batch
+    (compression,) = re.findall(r"^(\d+\.\d)x fewer bytes than dense$", output, re.M)
+    assert float(compression) > 4
+
+
+@pytest.mark.parametrize("run", RUNS, ids="-".join)
+def test_loss_falls_and_bytes_are_saved(run: list[str]) -> None:
+    if run[0].startswith("with_"):
+        pytest.importorskip(run[0].removeprefix("with_"))
+    check(torchrun(2, *run))
+
+
+@pytest.mark.slow
+def test_hybrid_sharding_on_two_nodes_of_two() -> None:
+    check(torchrun(4, "hybrid_shard"))
+
+
+def test_every_example_is_run() -> None:
+    helper, trainer = "digits", "train_digits"  # the latter's command line is tested as such
+    run = {re.sub(r"\W.*", "", str(getattr(one, "values", [one])[0][0])) for one in RUNS}
+    assert run | {helper, trainer} == {path.stem for path in (ROOT / "examples").glob("*.py")}
