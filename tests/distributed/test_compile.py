@@ -14,10 +14,11 @@ from tests.distributed.harness import run_ranks
 def trained(rank: int, compiled: bool) -> tuple[list[Tensor], int]:
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2)
+        *(nn.Linear(16, 512), nn.Tanh(), nn.Linear(512, 512), nn.Tanh()),
+        *(nn.Linear(512, 512), nn.Tanh(), nn.Linear(512, 2)),
     )
-    # several buckets, at whose borders DDP cuts the compiled graph
-    ddp = DistributedDataParallel(net, bucket_cap_mb=0.01)
+    # several buckets, at whose borders DDP cuts the compiled graph; below 1 MB torch.compile refuses
+    ddp = DistributedDataParallel(net, bucket_cap_mb=1)
     config = TopKConfig(density=0.05, warmup_steps=2, min_numel=100)
     exchange = gsdist.attach(ddp, config)
     model: Any = torch.compile(ddp, backend="aot_eager") if compiled else ddp
