@@ -118,7 +118,12 @@ class ReducerState(AttachedReducer):
         )
         if momentum and optimizer:
             take_momentum_from(optimizer)
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gsdist-exchange")
+        # Until it has asked torch, a new thread computes with as many threads as OpenMP likes, and rounds so.
+        self._worker = ThreadPoolExecutor(
+            max_workers=1,
+            thread_name_prefix="gsdist-exchange",
+            initializer=torch.get_num_threads,
+        )
         self._stream = _ExchangeStream.on(layout.device)
         self._model = ref(model)
         self._step: _Step | None = None
