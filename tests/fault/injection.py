@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -37,6 +38,11 @@ class Fault:
         return json.dumps(asdict(self))
 
 
+def _signal_here(number: int) -> None:
+    """Send a signal to this very thread, which then goes no further; to the process, it may go on a little."""
+    signal.pthread_kill(threading.get_ident(), number)
+
+
 def _hold_gil(seconds: float) -> None:
     """Sleep in C without giving Python's lock away."""
     ctypes.PyDLL(None).usleep(int(1e6 * seconds))
@@ -47,8 +53,8 @@ def _raise(error: BaseException) -> None:
 
 
 ACTIONS: dict[str, Callable[[float], Any]] = {
-    "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
-    "stop": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
+    "kill": lambda _: _signal_here(signal.SIGKILL),
+    "stop": lambda _: _signal_here(signal.SIGSTOP),
     "terminate": lambda _: os.kill(os.getpid(), signal.SIGTERM),
     "segfault": lambda _: ctypes.string_at(0),
     "hold gil": _hold_gil,

@@ -124,6 +124,7 @@ def test_torchrun_restarts_all_ranks_and_the_run_ends_well(tmp_path: Path) -> No
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
         *("--max-restarts", "2", "-m", "tests.fault.rank", fault),
         *training(tmp_path, "--checkpoint-every", "4", "--resume", timeout=60, steps=20),
+        "--progress",
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=380)
     assert done.returncode == 0, done.stderr
@@ -139,6 +140,7 @@ def test_torchrun_restarts_with_fewer_workers_keep_what_was_held_back(tmp_path: 
             *("--nproc-per-node", str(workers), "-m", "gsdist"),
             *training(tmp_path, "--checkpoint-every", "4", "--resume", "--schedule", "constant",
                       timeout=60, steps=steps),
+            "--progress",
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=180)
         assert done.returncode == 0, done.stderr
