@@ -18,7 +18,7 @@ except LabUnavailable as error:
     pytest.skip(str(error), allow_module_level=True)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-STEPS = 40
+STEPS = 300  # long enough for a cut in the middle
 
 
 def run_with_a_cut(folder: Path, *, seconds: float | None, deadline: float) -> list[int]:
