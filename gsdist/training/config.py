@@ -1,6 +1,7 @@
 """Say how a model is trained, whatever the workload and the exchange method."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -105,6 +106,8 @@ class TrainConfig:
     """Where config.toml, metrics.jsonl and summary.json go; those of an earlier run are replaced."""
     save_model: Path | None = None
     """File that the trained model's parameters and buffers are written to at the end; unset: none."""
+    wandb_project: str | None = None
+    """Also log to this project of Weights & Biases, which must be installed; unset: do not."""
     progress: bool = True
     """Show progress on rank 0: a bar in a terminal, plain lines elsewhere."""
 
@@ -147,6 +150,10 @@ class TrainConfig:
         _require(
             len(self.seeds or ()) < 2 or self.save_model is None,
             "save_model", self.save_model, "unset with several seeds",
+        )  # fmt: skip
+        _require(
+            self.wandb_project is None or find_spec("wandb") is not None,
+            "wandb_project", self.wandb_project, "unset while wandb is not installed (pip install wandb)",
         )  # fmt: skip
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         _require(

@@ -1,4 +1,4 @@
-"""Record what happens during a run: JSON lines always, TensorBoard where it is installed."""
+"""Record what happens during a run: as JSON lines, in TensorBoard where it is installed, in W&B if asked."""
 
 import json
 import os
@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["JsonLinesWriter", "MetricWriter", "TensorBoardWriter", "open_writers", "read_records"]
+__all__ = [
+    "JsonLinesWriter",
+    "MetricWriter",
+    "TensorBoardWriter",
+    "WandbWriter",
+    "open_writers",
+    "read_records",
+]
 
 FILE_NAME = "metrics.jsonl"
 
@@ -69,13 +76,49 @@ class TensorBoardWriter:
         self._writer.close()
 
 
-def open_writers(directory: Path, *, after_step: int | None = None) -> list[MetricWriter]:
-    """Return the writers of a run: metrics.jsonl, and TensorBoard events where it is installed."""
+class WandbWriter:
+    """Log every number of a record to a run of Weights & Biases as kind/name.
+
+    A resumed run of ours is a new one there, which begins at the step after the checkpoint.
+    """
+
+    def __init__(self, directory: Path, *, project: str, settings: Mapping[str, Any]) -> None:
+        """Begin a run; `settings` are shown with it."""
+        import wandb
+
+        self._run = wandb.init(
+            project=project, dir=directory, name=directory.name, config=dict(settings)
+        )
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Log the record's numbers."""
+        numbers = {
+            f"{record['kind']}/{name}": value
+            for name, value in record.items()
+            if name not in ("kind", "step")
+        }
+        self._run.log(numbers, step=record["step"])
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._run.finish()
+
+
+def open_writers(
+    directory: Path,
+    *,
+    after_step: int | None = None,
+    wandb_project: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> list[MetricWriter]:
+    """Return the writers of a run: JSON lines, TensorBoard where it is installed, W&B if asked."""
     writers: list[MetricWriter] = [JsonLinesWriter(directory / FILE_NAME, after_step=after_step)]
     try:
         writers.append(TensorBoardWriter(directory / "tensorboard", after_step=after_step))
     except ImportError:
         pass
+    if wandb_project is not None:
+        writers.append(WandbWriter(directory, project=wandb_project, settings=settings or {}))
     return writers
 
 

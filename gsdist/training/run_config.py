@@ -17,7 +17,7 @@ __all__ = ["AutoConfig", "RunConfig", "flatten"]
 _BOOKKEEPING = frozenset(
     {"timeout", "data_workers", "evaluate_every", "log_every", "checkpoint_every", "checkpoint_dir"}
     | {"init_timeout", "compare_every", "checkpoint_async", "residual"}
-    | {"keep", "resume", "run_dir", "progress", "device", "backend", "save_model"}
+    | {"keep", "resume", "run_dir", "progress", "device", "backend", "save_model", "wandb_project"}
 )
 """Fields of TrainConfig that do not change what is computed."""
 

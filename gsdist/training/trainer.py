@@ -363,7 +363,12 @@ class Trainer:
         if self._rank == 0:
             config.run_dir.mkdir(parents=True, exist_ok=True)
             _write(config.run_dir / "config.toml", self._run.to_toml())
-            self._writers = metrics.open_writers(config.run_dir, after_step=resumed_at)
+            self._writers = metrics.open_writers(
+                config.run_dir,
+                after_step=resumed_at,
+                wandb_project=config.wandb_project,
+                settings=self._run.tables(),
+            )
         self._progress = open_progress(
             self._total_steps,
             enabled=config.progress and self._rank == 0,

@@ -39,7 +39,7 @@ class Fault:
 
 
 def _signal_here(number: int) -> None:
-    """Send a signal to this very thread, which then goes no further; to the process, it may go on a little."""
+    """Send a signal to this very thread, so that it goes no further; sent to the process, it may."""
     signal.pthread_kill(threading.get_ident(), number)
 
 

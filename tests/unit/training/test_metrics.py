@@ -69,6 +69,20 @@ def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(7, 0.5)]
 
 
+def test_wandb_gets_every_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    writers = open_writers(tmp_path, wandb_project="links", settings={"train": {"seed": 31}})
+    for writer in writers:
+        writer.write(record(7, loss=0.515625, payload_bytes=12))
+        writer.close()
+    (stored,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    content = stored.read_bytes()
+    for expected in (b"links", b"train/loss", b"0.515625", b"train/payload_bytes", b"seed", b"31"):
+        assert expected in content
+
+
 def make_summary(**changes: Any) -> RunSummary:
     values: dict[str, Any] = {
         "workload": "classification",
