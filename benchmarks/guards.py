@@ -1,0 +1,179 @@
+"""Say what it costs to be told of failures: exchanges with all guards on and with them taken out.
+
+Run ``python -m benchmarks.guards``. Two workers exchange real gradients over links of 1 Gb/s, in blocks with
+and without guards by turns, and processor seconds of all threads are compared. Guards are the record of
+collectives, the checks that all ranks sum the same and that sums are finite, and the ranks' comparison every
+5 steps. The hash of all parameters, every 1000 steps, is timed by itself and added. The product has no switch
+for any of this; here the functions are replaced.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from benchmarks.bootstrap import interval_of_ratio
+from benchmarks.exchange.driver import Driver
+from benchmarks.exchange.methods import METHODS
+from benchmarks.gradients import CapturedGradients, load
+from benchmarks.netlab import LabUnavailable, NetworkLab
+from benchmarks.output import begin, write_report
+from gsdist.reducers.compressed import CompressedReducer
+from gsdist.reducers.gs_sgd import GsSgdReducer
+from gsdist.training.monitor import RankMonitor, parameter_hash
+
+SCHEMA = 1
+_MODELS = ("resnet20", "gpt-1m")
+_METHODS = ("dense-fp32", "gs-sgd", "gs-sgd-paper", "top-k-proposals", "power-sgd")
+_RANKS, _RATE = 2, "1gbit"
+_DENSITY = 0.004
+_EXCHANGES = 10
+"""Per block; whole rounds of gs-SGD's and of the monitor."""
+_MONITOR_INTERVAL, _HASH_INTERVAL = 5, 1000
+_TIME_LIMIT = 900.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print the table, write the JSON; 3 when there can be no lab."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.guards", description=__doc__)
+    parser.add_argument("--blocks", type=int, default=40, help="with and without guards, per cell")
+    parser.add_argument("--json", metavar="PATH", help="write the result there; '-' is stdout")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.worker:
+        print(json.dumps(_work(options.blocks)))
+        return 0
+    described, out = begin(options.json, threads=1)
+    for model in _MODELS:
+        load(model, _RANKS)
+    try:
+        with NetworkLab(_RANKS, _RATE, offloads=True) as lab:
+            worker = ["-m", "benchmarks.guards", "--worker", "--blocks", str(options.blocks)]
+            run = lab.run([sys.executable, *worker], timeout=_TIME_LIMIT)
+    except LabUnavailable as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    run.check()
+    cells = _cells([json.loads(result.stdout) for result in run.ranks])
+    print(f"\n{'model':<12}{'method':<18}{'CPU ms':>8}{'guards':>9}   95 % interval", file=out)
+    for cell in cells:
+        low, high = cell["interval"]
+        print(
+            f"{cell['model']:<12}{cell['method']:<18}{1e3 * cell['cpu_seconds']:>8.2f}"
+            f"{cell['overhead']:>+9.2%}   {low:+.2%} to {high:+.2%}",
+            file=out,
+        )
+    write_report({"schema": SCHEMA, "environment": described, "cells": cells}, options.json)
+    return 0
+
+
+def _cells(reports: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Add up the ranks; the last cell is all of them together."""
+    cells = []
+    for same in zip(*reports, strict=True):
+        guarded = [sum(block) for block in zip(*(one["guarded"] for one in same), strict=True)]
+        bare = [sum(block) for block in zip(*(one["bare"] for one in same), strict=True)]
+        hashing = sum(one["hash_seconds"] for one in same) / _HASH_INTERVAL
+        cells.append(
+            {"model": same[0]["model"], "method": same[0]["method"]}
+            | _compared([one + hashing for one in guarded], bare)
+            | {"guarded": guarded, "bare": bare, "hash_seconds": hashing * _HASH_INTERVAL}
+        )
+    every: dict[str, list[float]] = {
+        kind: [sum(block) for block in zip(*(cell[kind] for cell in cells), strict=True)]
+        for kind in ("guarded", "bare")
+    }
+    hashing = sum(cell["hash_seconds"] for cell in cells) / _HASH_INTERVAL
+    together = _compared([one + hashing for one in every["guarded"]], every["bare"])
+    return [*cells, {"model": "all", "method": "together"} | together]
+
+
+def _compared(guarded: Sequence[float], bare: Sequence[float]) -> dict[str, Any]:
+    low, high = interval_of_ratio(guarded, bare)
+    without = statistics.median(bare)
+    return {
+        "cpu_seconds": without,
+        "overhead": statistics.median(guarded) / without - 1,
+        "interval": [low - 1, high - 1],
+    }
+
+
+# ---- a rank ----------------------------------------------------------------------------------------------
+
+
+def _work(blocks: int) -> list[dict[str, Any]]:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=120))
+    cells = [
+        _measure(load(model, _RANKS), method, blocks) for model in _MODELS for method in _METHODS
+    ]
+    dist.barrier()
+    dist.destroy_process_group()
+    return cells
+
+
+def _measure(gradients: CapturedGradients, method: str, blocks: int) -> dict[str, Any]:
+    """Return processor seconds per exchange of this rank, block by block."""
+    group = dist.group.WORLD
+    assert group is not None
+    captured = gradients.of(dist.get_rank())
+    driver = Driver(METHODS[method](_DENSITY), gradients.shapes, group)
+    monitor = RankMonitor(_MONITOR_INTERVAL)
+    for turn in range(driver.settling + _EXCHANGES):
+        driver.buffer.copy_(captured[turn % len(captured)])
+        driver.exchange()
+    seconds: dict[str, list[float]] = {"guarded": [], "bare": []}
+    for block in range(2 * blocks):
+        # guarded, bare, bare, guarded, ...: a drift favours neither
+        guarded = block % 4 in (0, 3)
+        with nullcontext() if guarded else _without_guards():
+            spent = _exchange(driver, captured, monitor if guarded else None)
+        seconds["guarded" if guarded else "bare"].append(spent)
+    started = time.process_time()
+    parameter_hash([driver.buffer])
+    hash_seconds = time.process_time() - started
+    return {"model": gradients.model, "method": method, "hash_seconds": hash_seconds, **seconds}
+
+
+def _exchange(driver: Driver, captured: list[Tensor], monitor: RankMonitor | None) -> float:
+    """Exchange a block; return this process's processor seconds per exchange."""
+    total = 0.0
+    for step in range(1, _EXCHANGES + 1):
+        driver.buffer.copy_(captured[step % len(captured)])
+        total += driver.exchange().cpu_seconds
+        if monitor is not None and monitor.due(step):
+            started = time.process_time()
+            monitor.exchange(step, stop=False, waited=0.0, seconds=1.0, parameters=None)
+            total += time.process_time() - started
+    return total / _EXCHANGES
+
+
+@contextmanager
+def _without_guards() -> Iterator[None]:
+    """Take out whatever finds failures; what is summed keeps its size."""
+
+    def unguarded(*_: Any) -> nullcontext[None]:
+        return nullcontext()
+
+    lanes, nothing = torch.zeros(32), torch.zeros(1, dtype=torch.int64)
+    with ExitStack() as stack:
+        for module in ("all_reduce", "all_gather", "point_to_point"):
+            stack.enter_context(patch(f"gsdist.collectives.{module}.guarded", unguarded))
+        stack.enter_context(patch("gsdist.reducers.compressed.bit_lanes", lambda _: lanes))
+        stack.enter_context(patch.object(CompressedReducer, "_accepts", lambda *_: True))
+        stack.enter_context(patch.object(GsSgdReducer, "_basis_fingerprint", lambda _: nothing))
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())
