@@ -27,6 +27,7 @@ _INK = "#010203"
 _COLOURS = (
     *("#3a7fd5", "#e0782f", "#3aa57a", "#b35fc9", "#c9a227", "#d14d57"),
     *("#7fb2ea", "#f0b183", "#86cfb3", "#d6a5e2", "#8a8f98", "#6b4f3a"),
+    *("#5a5fb8", "#a3bf5a", "#e58fb0", "#2f8086"),
 )
 _STYLE: Any = {
     "svg.fonttype": "none",

@@ -88,6 +88,8 @@ def table_rows(runs: Sequence[RunSummary]) -> list[list[str]]:
         row("dense bytes, step",
             *(format_bytes(run.dense_bytes_run / max(1, run.steps)) for run in runs)),
         row("compression, run", *(f"{run.compression:.1f}x" for run in runs)),
+        row("link use while sending",
+            *(f"{format_bytes(rate)}/s" if (rate := run.sending_rate) else "-" for run in runs)),
     ]  # fmt: skip
 
 
@@ -136,11 +138,13 @@ def _verdicts(labelled: Sequence[tuple[str, RunSummary]]) -> list[str]:
 
 def _figures(labelled: Sequence[tuple[str, RunSummary]]) -> list[str]:
     metric = labelled[0][1].primary_metric
-    payload = "payload so far (MiB)"
+    payload, seconds = "payload so far (MiB)", "seconds of training"
     plots = [
         ("Training loss by step", "train", "step", "loss", ("step", "loss")),
+        ("Training loss by time", "train", "seconds", "loss", (seconds, "loss")),
         ("Training loss by bytes", "train", "payload_bytes", "loss", (payload, "loss")),
         (f"{metric} by step", "evaluation", "step", metric, ("step", metric)),
+        (f"{metric} by time", "evaluation", "seconds", metric, (seconds, metric)),
         (f"{metric} by bytes", "evaluation", "payload_bytes", metric, (payload, metric)),
         ("Bytes sent", "train", "step", "payload_bytes", ("step", payload)),
         ("Residual norm", "train", "step", "residual_norm", ("step", "norm of the residual")),

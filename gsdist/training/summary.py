@@ -64,6 +64,22 @@ class RunSummary:
         return self.dense_bytes_run / self.payload_bytes_run if self.payload_bytes_run else 1.0
 
     @property
+    def exchange_seconds(self) -> tuple[float, float]:
+        """Return the seconds that the exchange computed and those in collectives, waiting included."""
+        prefix = "exchange: "
+        sums = {False: 0.0, True: 0.0}
+        for name, value in self.phase_seconds.items():
+            if name.startswith(prefix):
+                sums[is_wire(name.removeprefix(prefix))] += value
+        return sums[False], sums[True]
+
+    @property
+    def sending_rate(self) -> float:
+        """Return payload bytes per second in collectives; 0 without any."""
+        sending = self.exchange_seconds[1]
+        return self.payload_bytes_run / sending if sending else 0.0
+
+    @property
     def primary(self) -> float:
         """Return the metric by which runs are compared."""
         return self.metrics[self.primary_metric]
@@ -138,14 +154,7 @@ def loss_by_compression(run: RunSummary) -> str | None:
     workers count as sending here, and a dense exchange hides behind backward. So this is said too seldom
     rather than too often.
     """
-    prefix = "exchange: "
-    seconds = {
-        name.removeprefix(prefix): value
-        for name, value in run.phase_seconds.items()
-        if name.startswith(prefix)
-    }
-    sending = sum(value for name, value in seconds.items() if is_wire(name))
-    compressing = sum(seconds.values()) - sending
+    compressing, sending = run.exchange_seconds
     won = sending * (run.compression - 1.0)
     if run.reducer == "dense" or run.world_size == 1 or compressing <= won:
         return None

@@ -274,7 +274,7 @@ class Trainer:
             self._best.offer(results, self._learner.model)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
         results |= {**(more or {}), **self._callback.measures()}
-        self._record({"kind": "evaluation", **results})
+        self._record({"kind": "evaluation", "seconds": self._training_seconds(), **results})
         self._progress.note(f"step {self._step}: evaluation  {shown}")
         return results
 

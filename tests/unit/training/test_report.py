@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from gsdist.training.plots import phase_seconds
-from gsdist.training.report import comparison, format_bytes, label_runs, write_report
+from gsdist.training.report import comparison, format_bytes, label_runs, table_rows, write_report
 from gsdist.training.summary import loss_by_compression
 from tests.unit.training.test_metrics import make_summary
 
@@ -39,10 +39,19 @@ def test_page_needs_nothing_from_outside(tmp_path: Path) -> None:
     page = Page(text)
     assert page.references and all(target.startswith("#") for target in page.references)
     assert "url(http" not in text and "@import" not in text
-    assert page.svg == 7
+    assert page.svg == 9
     assert "<b>&" in page.text and "<b>&" not in text
     for svg in text.split("<svg")[1:]:
         ElementTree.fromstring("<svg" + svg.split("</svg>")[0] + "</svg>")
+
+
+def test_link_use_is_what_was_sent_by_the_time_in_collectives() -> None:
+    run = make_summary(
+        payload_bytes_run=800,
+        phase_seconds={"backward": 9.0, "exchange: encode": 1.0, "exchange: allreduce_values": 2.0},
+    )
+    rows = {name: values for name, *values in table_rows([run, make_summary()])}
+    assert rows["link use while sending"] == ["400 B/s", "-"]
 
 
 def test_ids_of_the_plots_do_not_clash(tmp_path: Path) -> None:
