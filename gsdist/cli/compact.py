@@ -31,6 +31,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="gsdist compact",
         description=_DESCRIPTION,
+        epilog="examples:\n"
+        "  gsdist compact runs/latest runs/compact --onnx\n"
+        "  gsdist compact --strip student.pt student-alone.pt",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

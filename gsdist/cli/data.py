@@ -3,8 +3,11 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 __all__ = ["main"]
+
+_WIDTH = 80
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -12,13 +15,19 @@ def main(arguments: Sequence[str]) -> int:
     from gsdist.data import FETCHABLE, describe, fetch
 
     known = "\n".join(
-        f"  {info.name}: {info.content}\n    source: {info.source}\n    licence: {info.licence}"
+        fill(text, _WIDTH, initial_indent=indent, subsequent_indent="      ")
         for info in describe()
+        for indent, text in (
+            ("  ", f"{info.name}: {info.content}"),
+            ("    ", f"source: {info.source}"),
+            ("    ", f"licence: {info.licence}"),
+        )
     )
     parser = argparse.ArgumentParser(
         prog="gsdist data",
         description="Fetch a data set, verified by checksum; nothing is done when it is there.",
-        epilog=f"data sets that workloads know:\n{known}",
+        epilog="examples:\n  gsdist data cifar10\n  gsdist data films --root /scratch/data\n\n"
+        f"data sets that workloads know:\n{known}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

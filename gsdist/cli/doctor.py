@@ -28,8 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     """Print what was found; return 1 when the self-test fails."""
     parser = argparse.ArgumentParser(
         prog="gsdist doctor",
-        description="Show versions, what the extension was built with and which backends there are, and\n"
-        "let two processes sum their sketches. Exit code 1 when that fails.",
+        description="Show versions, what the extension was built with and which backends there\n"
+        "are, and let two processes sum their sketches. Exit code 1 when that fails.",
         epilog="examples:\n  gsdist doctor\n  gsdist doctor --json | jq .backends",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

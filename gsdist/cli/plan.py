@@ -34,8 +34,9 @@ _TIMEOUT = timedelta(seconds=300)
 _DESCRIPTION = """\
 Predict step time, bytes and time to dense quality of every exchange method.
 
-Under torchrun, latency and bandwidth of the links between the workers and the compression speed of
-their machines are measured. Otherwise say what is to be assumed: the answer is a projection.
+Under torchrun, links and the machines' speed of compression are measured.
+
+Otherwise say what is to be assumed: the answer is a projection.
 
 examples:
   torchrun --nproc-per-node 2 -m gsdist plan --params 25e6 --compute 0.3

@@ -93,6 +93,10 @@ workloads:
   mv-hetgnn-links  prediction of the links of a heterogeneous graph
 
 `gsdist train WORKLOAD --help` lists the options.
+
+examples:
+  gsdist train classification --data digits --model mlp --epochs 5
+  torchrun --nproc-per-node 2 -m gsdist train kd --help
 """
 _DESCRIPTION = """\
 Train a model on one or many workers.

@@ -70,8 +70,7 @@ def test_every_command_explains_itself(
 ) -> None:
     code, out, _ = run(arguments, capsys)
     assert code == 0 and "usage: gsdist " + arguments[0] in out
-    if arguments[0] != "data":
-        assert all(len(line) <= 80 for line in out.splitlines())
+    assert all(len(line) <= 80 for line in out.splitlines())
 
 
 def test_help_lists_the_options_of_the_chosen_reducer(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,13 @@ def test_wandb_gets_every_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         writer.write(record(7, loss=0.515625, payload_bytes=12))
         writer.close()
     (stored,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
-    content = stored.read_bytes()
-    for expected in (b"links", b"train/loss", b"0.515625", b"train/payload_bytes", b"seed", b"31"):
-        assert expected in content
+    missing = {b"links", b"train/loss", b"0.515625", b"train/payload_bytes", b"seed", b"31"}
+    limit = time.monotonic() + 30
+    while missing and time.monotonic() < limit:  # a process of wandb's own writes the file
+        content = stored.read_bytes()
+        missing = {expected for expected in missing if expected not in content}
+        time.sleep(0.1)
+    assert not missing
 
 
 def make_summary(**changes: Any) -> RunSummary:
