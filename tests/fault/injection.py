@@ -109,9 +109,11 @@ def install(fault: Fault, rank: int) -> None:
 def _spoil(action: str, model: torch.nn.Module) -> None:
     parameters = list(model.parameters())
     with torch.no_grad():
-        if action == "flip":  # the lowest bit of one weight
+        if (
+            action == "flip"
+        ):  # a high bit of one weight: a low one may be rounded away in the same step
             words = parameters[0].view(torch.int32).view(-1)
-            words[0] ^= 1
+            words[0] ^= 1 << 20
         elif action == "nan":
             parameters[-1].register_hook(lambda gradient: gradient * float("nan"))
         else:

@@ -54,23 +54,32 @@ def random_fault(choices: random.Random) -> Fault | None:
     )
 
 
+def wait_for_end(job: Job, stopped: int | None) -> tuple[dict[int, float], set[int]]:
+    """Wait until all ranks have ended; the stopped one need not once another has failed.
+
+    Returns when each rank ended, and the ranks that are still there after 4 minutes.
+    """
+    ended: dict[int, float] = {}
+    missing = set(range(RANKS))
+    limit = time.monotonic() + 240
+    while missing and time.monotonic() < limit:
+        time.sleep(0.02)
+        for rank, process in enumerate(job.processes):
+            if process.exitcode is not None:
+                ended.setdefault(rank, time.monotonic())
+        failed = any(job.processes[rank].exitcode != 0 for rank in ended)
+        missing = set(range(RANKS)) - set(ended) - ({stopped} if failed else set())
+    return ended, missing
+
+
 def run_job(folder: Path, fault: Fault | None, reducer: str) -> dict[str, Any]:
     """Run one job; return what happened and what did not hold."""
     options = ("--compare-every", "5", "--checkpoint-every", "10")
     arguments = training(folder, *options, reducer=reducer, steps=STEPS)
     action = fault.action if fault else "none"
-    stopped = fault is not None and fault.action == "stop"
+    stopped = fault.rank if fault is not None and fault.action == "stop" else None
     with Job.start(folder, arguments, ranks=RANKS, fault=fault) as job:
-        ended: dict[int, float] = {}
-        limit = time.monotonic() + 240
-        expected = RANKS - stopped
-        while len(ended) < expected and time.monotonic() < limit:
-            for rank, process in enumerate(job.processes):
-                if process.exitcode is not None:
-                    ended.setdefault(rank, time.monotonic())
-            if stopped and fault and len(ended) == 1 and fault.rank in ended:
-                expected = RANKS
-            time.sleep(0.02)
+        ended, missing = wait_for_end(job, stopped)
         codes = [process.exitcode for process in job.processes]
         outputs = [job.output(rank)[-500:] for rank in range(RANKS)]
     last = max(ended.values(), default=0.0) - min(ended.values(), default=0.0)
@@ -82,7 +91,7 @@ def run_job(folder: Path, fault: Fault | None, reducer: str) -> dict[str, Any]:
         wrong.append("exit codes")
     if not fine and 0 in codes:
         wrong.append("SILENT: one rank ended well, another did not")
-    if len(ended) < RANKS - stopped:
+    if missing:
         wrong.append("a rank is still there")
     if last > DEADLINE + GRACE + (fault.seconds if fault else 0.0):
         wrong.append("late")
