@@ -11,7 +11,7 @@ from gsdist.cli.main import _EXIT_CODES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "failures.md").read_text()
-ROWS = re.findall(r"^\| (\d+) \| (.+?) \| (.+?) \| (`tests/.+) \|$", PAGE, re.MULTILINE)
+ROWS = re.findall(r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \| (`tests/.+) \|$", PAGE, re.MULTILINE)
 SCENARIOS = 32
 
 
