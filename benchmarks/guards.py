@@ -3,8 +3,8 @@
 Run ``python -m benchmarks.guards``. Two workers exchange real gradients over links of 1 Gb/s, in blocks with
 and without guards by turns, and processor seconds of all threads are compared. Guards are the record of
 collectives, the checks that all ranks sum the same and that sums are finite, and the ranks' comparison every
-5 steps. The hash of all parameters, every 1000 steps, is timed by itself and added. The product has no switch
-for any of this; here the functions are replaced.
+10 steps. The hash of all parameters, every 1000 steps, is timed by itself and added. The product has no
+switch for any of this; here the functions are replaced.
 """
 
 import argparse
@@ -39,7 +39,7 @@ _RANKS, _RATE = 2, "1gbit"
 _DENSITY = 0.004
 _EXCHANGES = 10
 """Per block; whole rounds of gs-SGD's and of the monitor."""
-_MONITOR_INTERVAL, _HASH_INTERVAL = 5, 1000
+_MONITOR_INTERVAL, _HASH_INTERVAL = 10, 1000
 _TIME_LIMIT = 900.0
 
 

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Sequence
 from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,8 @@ def bit_lanes(values: Sequence[int]) -> Tensor:
     Of each value the low 32 bits count. Returns a float32 tensor of shape (LANES,), lowest bit first.
     """
     checksum = crc32(struct.pack(f"<{len(values)}I", *(value & 0xFFFFFFFF for value in values)))
-    return ((torch.tensor(checksum) >> torch.arange(LANES)) & 1).to(torch.float32)
+    octets = np.frombuffer(checksum.to_bytes(LANES // 8, "little"), np.uint8)
+    return torch.from_numpy(np.unpackbits(octets, bitorder="little").astype(np.float32))
 
 
 def all_agree(summed: Tensor, world_size: int) -> bool:
@@ -33,4 +35,5 @@ def all_agree(summed: Tensor, world_size: int) -> bool:
 
     Exact for world sizes up to 2**24, where float32 still counts.
     """
-    return bool(((summed == 0) | (summed == world_size)).all())
+    counts = summed.cpu().numpy()
+    return bool(((counts == 0) | (counts == world_size)).all())

@@ -27,6 +27,7 @@ from gsdist.collectives import (
 from gsdist.errors import ConfigError, ConfigMismatch, NonFiniteGradient
 from gsdist.reducers.agreement_lanes import all_agree, bit_lanes
 from gsdist.reducers.config import CompressedConfig, SparseConfig
+from gsdist.reducers.finite import all_finite
 from gsdist.reducers.layout import FlatLayout, Segment
 from gsdist.reducers.protocol import ExchangeStatistics, GradientBucket, MomentumCorrection
 from gsdist.reducers.statistics import StatisticsRecorder
@@ -215,7 +216,7 @@ class CompressedReducer(ABC, Generic[ConfigT]):
             self._dense.copy_(torch.cat(ordered)).mul_(self._gradient_factor)
         if self._dense_mask is not None:
             self._dense.mul_(self._dense_mask)
-        self._finite = bool(self._finite & torch.isfinite(self._dense).all())
+        self._finite = bool(self._finite) and all_finite(self._dense)
 
     def _absorb_clipped(self, clip_norm: float) -> None:
         """Clip this worker's gradient to clip_norm * sqrt(world size) and absorb it.
@@ -296,7 +297,7 @@ class CompressedReducer(ABC, Generic[ConfigT]):
         if not all_agree(flag_and_lanes[1:], self._world_size):
             require_agreement(self._agreed, self._group, subject="state of the exchange")
             raise ConfigMismatch("the agreement lanes of the exchange were damaged in transport")
-        return bool(flag_and_lanes[0] == 0) and bool(torch.isfinite(sums).all())
+        return bool(flag_and_lanes[0] == 0) and all_finite(sums)
 
     def _all_reduce(self, buffer: Tensor, phase: str) -> None:
         """Sum a buffer over the group, counted under a phase."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from gsdist.errors import ConfigError
 from gsdist.reducers.compressed import CompressedReducer
 from gsdist.reducers.config import CompressedConfig, check_fields
+from gsdist.reducers.finite import all_finite
 from gsdist.reducers.wire import SumWire
 
 __all__ = ["FactorConfig", "FactorReducer", "split_like"]
@@ -71,7 +72,7 @@ class FactorReducer(CompressedReducer[FactorConfigT]):
             wire.unpack(buffer, own)
             self._all_reduce(buffer, f"allreduce_{subject}")
             tail = buffer[values.numel() :].float()
-            if buffer.dtype == torch.float32 or tail[0] != 0 or torch.isfinite(buffer).all():
+            if buffer.dtype == torch.float32 or tail[0] != 0 or all_finite(buffer):
                 break
             self._recorder.repeated()
         wire.unpack(buffer, sums)

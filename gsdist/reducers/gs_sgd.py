@@ -88,6 +88,7 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
         self._applied: dict[str, tuple[Tensor, Tensor]] = {}
         self._refreshed: dict[str, tuple[Tensor, Tensor]] = {}
         self._chosen: tuple[Tensor | slice, Tensor] | None = None
+        self._bases_sum: Tensor | None = None
 
     def _begin_step(self) -> None:
         self._applied, self._refreshed, self._chosen = {}, {}, None
@@ -213,6 +214,7 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
             unknown = (after - _turned(before, turns)).clamp_min_(0.0).div_(elapsed)
             known = torch.lerp(before.div_(age), energy, _ENERGY_DECAY)
             energy.copy_(_turned(known, turns)).add_(unknown, alpha=1 - _ENERGY_DECAY)
+        self._bases_sum = None
         self._age.fill_(1.0)
         self._last_refresh = self._step
         since_warmup = self._step - self._config.warmup_steps
@@ -226,9 +228,11 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
 
     def _basis_fingerprint(self) -> Tensor:
         """Sum the bits of all bases, so that ranks which disagree about one stop; int64 `(1,)`."""
-        sides = [side.vectors for b in self._bases.values() for side in (b.left, b.right)]
-        sums = [vectors.view(torch.int32).sum() for vectors in sides if vectors is not None]
-        return torch.stack(sums).sum(dim=0, keepdim=True)
+        if self._bases_sum is None:  # once for all steps in which the bases stay what they are
+            sides = [side.vectors for b in self._bases.values() for side in (b.left, b.right)]
+            sums = [vectors.view(torch.int32).sum() for vectors in sides if vectors is not None]
+            self._bases_sum = torch.stack(sums).sum(dim=0, keepdim=True)
+        return self._bases_sum
 
     def _write_average(
         self, segment: Segment, gradient: Tensor, update: Update, factor: float
@@ -340,6 +344,7 @@ class GsSgdReducer(FactorReducer[GsSgdConfig]):
         super().load_state_dict(state)
         for name, basis in self._bases.items():
             basis.load_state_dict(state["bases"][name])
+        self._bases_sum = None
         self._energy.copy_(state["energy"])
         self._age.copy_(state["age"])
         self._owed.copy_(state["owed"])

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from gsdist.collectives import tree_all_reduce_sum
 from gsdist.reducers.compressed import CompressedReducer, Update
+from gsdist.reducers.finite import all_finite
 from gsdist.reducers.gs_sgd_paper_config import ExchangeSizes, GsSgdPaperConfig
 from gsdist.reducers.layout import Segment
 from gsdist.reducers.wire import SumWire
@@ -121,12 +122,12 @@ class GsSgdPaperReducer(CompressedReducer[GsSgdPaperConfig]):
         flag = torch.tensor([float(not self._finite)], device=self._device)
         buffer = self._wire.pack(table, flag)
         self._all_reduce(buffer, "allreduce_table")
-        overflown = buffer[-1] == 0 and not torch.isfinite(buffer).all()
+        overflown = buffer[-1] == 0 and not all_finite(buffer)
         if overflown and buffer.dtype != torch.float32:
             self._recorder.repeated()
             buffer = self._wire.pack(table, flag, exact=True)
             self._all_reduce(buffer, "allreduce_table")
-        if buffer[-1] != 0 or not torch.isfinite(buffer).all():
+        if buffer[-1] != 0 or not all_finite(buffer):
             return False
         self._wire.unpack(buffer, table)
         self._wire.remember(table)

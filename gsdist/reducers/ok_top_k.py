@@ -31,6 +31,7 @@ from torch import Tensor
 from gsdist.collectives import all_to_all, tree_all_reduce_sum
 from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.config import SparseConfig
+from gsdist.reducers.finite import all_finite
 from gsdist.reducers.sparse_entries import (
     Entries,
     index_dtype,
@@ -67,7 +68,7 @@ class OkTopKReducer(CompressedReducer[OkTopKConfig]):
         boundaries = (boundary_sums / self._world_size).long().sort().values
         largest = self._select_largest(self._sum_region(own, boundaries), count)
         indices, sums = self._collect(*largest, count)
-        if not torch.isfinite(sums).all():
+        if not all_finite(sums):
             return None
         sent = own[torch.isin(own, indices)]
         return Update(sums=sums, indices=indices, sent=sent, dense_sums=dense_sums)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gsdist.collectives import broadcast_from, gather_to
 from gsdist.reducers.compressed import Update
+from gsdist.reducers.finite import all_finite
 from gsdist.reducers.gs_sgd_paper import GsSgdPaperReducer
 from gsdist.reducers.gs_sgd_paper_config import GsSgdPaperConfig
 from gsdist.reducers.sparse_entries import index_dtype, pack_entries, unpack_entries
@@ -74,7 +75,7 @@ class SketchedSgdReducer(GsSgdPaperReducer):
         verdict, peak = _Verdict.GO_ON, self._wire.peak
         if flags:
             verdict = _Verdict.GIVE_UP
-        elif not torch.isfinite(summed).all():
+        elif not all_finite(summed):
             half = summed.dtype != torch.float32
             verdict = _Verdict.REPEAT_EXACTLY if half else _Verdict.GIVE_UP
         candidates = torch.arange(self._sizes.candidates, device=self._device)

@@ -19,7 +19,7 @@ from gsdist.errors import ConfigMismatch
 __all__ = ["RankMonitor", "Report", "parameter_hash"]
 
 _STOP, _WAIT, _CHECKED, _HASH = range(4)
-_LATE_REPORTS = 3
+_LATE_REPORTS = 2
 _LATE_SHARE = 0.3
 _MIXER = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1

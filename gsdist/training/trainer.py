@@ -49,7 +49,7 @@ _TRAINING_PHASES = ("data", "forward", "backward", "optimizer")
 _EXCHANGE = "exchange: "
 _DROPOUT, _AUGMENTATION, _LOADER = 1, 2, 3
 """Tell apart the streams of random numbers that one seed begets."""
-_MONITOR_INTERVAL = 5
+_MONITOR_INTERVAL = 10
 """Steps between two looks at the other ranks; those between outer steps have nothing else to wait for."""
 
 

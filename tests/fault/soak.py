@@ -18,7 +18,7 @@ from tests.fault.injection import Fault
 from tests.fault.job import DEADLINE, Job, training
 
 RANKS = 3
-STEPS = 30
+STEPS = 45
 GRACE = 5.0
 ALLOWED: dict[str, set[int | None]] = {
     "none": {0},
@@ -47,7 +47,7 @@ def random_fault(choices: random.Random) -> Fault | None:
     free = action not in ("flip", "nan", "terminate")
     return Fault(
         rank=choices.randrange(RANKS),
-        step=choices.randrange(1, STEPS - 12),
+        step=choices.randrange(1, STEPS - 25),
         action=action,
         place=choices.choice(PLACES) if free else "forward",
         seconds={"sleep": 0.5, "hold gil": DEADLINE + 3}.get(action, 0.0),
