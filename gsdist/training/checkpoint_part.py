@@ -101,7 +101,7 @@ def to_tensors(tree: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _from_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Put together again what `_to_tensors` took apart."""
+    """Put together again what `to_tensors` took apart."""
 
     def restore(node: Any) -> Any:
         if isinstance(node, dict):
@@ -144,11 +144,14 @@ class _MetadataUnpickler(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name)
-        if (module, name) in self._ALLOWED or isinstance(found, torch.dtype):
-            return found
-        if isinstance(found, type) and found.__module__ == metadata_module.__name__:
-            return found
+        # what is refused must not be imported either
+        listed = (module, name) in self._ALLOWED
+        if listed or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+            return super().find_class(module, name)
+        if module == metadata_module.__name__:
+            found = super().find_class(module, name)
+            if isinstance(found, type) and found.__module__ == module:
+                return found
         raise pickle.UnpicklingError(
             f".metadata refers to {module}.{name}, which does not belong there"
         )
