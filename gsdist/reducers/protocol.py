@@ -68,6 +68,18 @@ class ExchangeStatistics:
         """Return dense bytes over payload bytes of the whole run."""
         return self.dense_bytes / self.payload_bytes if self.payload_bytes else 1.0
 
+    def __str__(self) -> str:
+        """Return what matters most, in a line."""
+        steps = max(1, self.steps + self.skipped_steps)
+        phases = sorted(self.seconds.items(), key=lambda item: -item[1])
+        milliseconds = ", ".join(f"{name} {1e3 * value / steps:.3g}" for name, value in phases)
+        skipped = f" and {self.skipped_steps} skipped" if self.skipped_steps else ""
+        return (
+            f"{self.steps} steps{skipped}, {self.payload_bytes / 1e6:.3g} MB sent of "
+            f"{self.dense_bytes / 1e6:.3g} MB dense ({self.compression:.1f}x), residual norm "
+            f"{self.residual_norm:.3g}; ms per step: {milliseconds or '-'}"
+        )
+
 
 class Reducer(Protocol):
     """Turn every worker's local gradient into one agreed averaged gradient.
