@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 import gsdist
 from gsdist.collectives import (
@@ -24,13 +22,12 @@ from gsdist.collectives import (
 from gsdist.errors import ConfigError
 from gsdist.training import metrics, randomness
 from gsdist.training.device import to_device
-from gsdist.training.inherited_connections import close_inherited_connections
+from gsdist.training.feed import DataFeed
 from gsdist.training.learner import Learner
 from gsdist.training.monitor import RankMonitor, Report, parameter_hash
 from gsdist.training.progress import open_progress
 from gsdist.training.pruning import open_callback
 from gsdist.training.run_config import RunConfig, flatten
-from gsdist.training.sampling import EvaluationShard, TrainingBatches
 from gsdist.training.selection import BestWeights
 from gsdist.training.signals import EXIT_TERMINATED, watch_signals
 from gsdist.training.stopwatch import Stopwatch
@@ -47,7 +44,7 @@ _logger = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
 _TRAINING_PHASES = ("data", "forward", "backward", "optimizer")
 _EXCHANGE = "exchange: "
-_DROPOUT, _AUGMENTATION, _LOADER = 1, 2, 3
+_DROPOUT, _AUGMENTATION = 1, 2
 """Tell apart the streams of random numbers that one seed begets."""
 _MONITOR_INTERVAL = 10
 """Steps between two looks at the other ranks; those between outer steps have nothing else to wait for."""
@@ -81,7 +78,8 @@ class Trainer:
         self._stopwatch = Stopwatch()
         with share_faults():
             exchange = run.exchange()
-            self._open_data()
+            self._feed = DataFeed(workload, config, device)
+            self._steps_per_epoch = self._feed.steps_per_epoch
             self._total_steps = config.steps or config.epochs * self._steps_per_epoch
             epochs = math.ceil(self._total_steps / self._steps_per_epoch)
             self._callback = open_callback(run, workload, epochs)
@@ -108,27 +106,6 @@ class Trainer:
         self._in_first_step = True
         self._saved_at: int | None = None
         self._store = _open_store(run) if config.checkpoint_every or config.resume else None
-
-    def _open_data(self) -> None:
-        config = self._config
-        self._training_data = self._workload.training_dataset()
-        self._evaluation_data = self._workload.evaluation_dataset()
-        dealing = {
-            "batch_size": config.batch_size,
-            "rank": self._rank,
-            "world_size": self._world_size,
-            "seed": config.seed,
-        }
-        schedule = self._workload.training_batches(**dealing)
-        if schedule is None:
-            schedule = TrainingBatches(len(self._training_data), **dealing)  # type: ignore[arg-type]
-        self._batches = schedule
-        self._steps_per_epoch = self._batches.batches_per_epoch // config.accumulation
-        if self._steps_per_epoch == 0:
-            raise ConfigError(
-                f"accumulation={config.accumulation}, but an epoch has only "
-                f"{self._batches.batches_per_epoch} batches per worker; lower accumulation or batch_size"
-            )
 
     # ---- the run ------------------------------------------------------------------------------------
 
@@ -174,7 +151,9 @@ class Trainer:
         """Train to the end of the epoch or run; return the metrics if it ended with an evaluation."""
         config = self._config
         results = None
-        batches = self._load_batches()
+        batches = self._feed.training_batches(
+            epoch=self._epoch, first_batch=self._batch, augmentation=self._augmentation
+        )
         while True:
             with self._stopwatch.phase("data"):
                 step_batches = [next(batches) for _ in range(config.accumulation)]
@@ -248,23 +227,6 @@ class Trainer:
         if self._batch == self._steps_per_epoch * self._config.accumulation:
             self._epoch, self._batch = self._epoch + 1, 0
 
-    def _load_batches(self) -> Iterator[Any]:
-        """Yield prepared training batches from where the run stands to the end of the epoch."""
-        self._batches.epoch, self._batches.first_batch = self._epoch, self._batch
-        # A generator of its own: the loader draws a seed from it, which must not move the run's sources.
-        loader = DataLoader(
-            self._training_data,
-            batch_sampler=self._batches,
-            num_workers=self._config.data_workers,
-            collate_fn=self._workload.collate_function(),
-            worker_init_fn=close_inherited_connections,
-            pin_memory=self._device.type == "cuda",
-            generator=randomness.generator_for(self._config.seed, _LOADER, self._rank, self._epoch),
-        )
-        for batch in loader:
-            moved = to_device(batch, self._device)
-            yield self._workload.prepare_batch(moved, training=True, generator=self._augmentation)
-
     # ---- evaluation and records ---------------------------------------------------------------------
 
     def _evaluate(self, more: dict[str, float] | None = None) -> dict[str, float]:
@@ -282,25 +244,10 @@ class Trainer:
         """Evaluate on all ranks. Collectives: buffers; one all-reduce."""
         with self._stopwatch.phase("evaluate"):
             self._learner.share_buffers()
-            loader = DataLoader(
-                self._evaluation_data,
-                batch_size=self._config.batch_size,
-                sampler=EvaluationShard(
-                    len(self._evaluation_data),  # type: ignore[arg-type]
-                    rank=self._rank,
-                    world_size=self._world_size,
-                ),
-                num_workers=self._config.data_workers,
-                collate_fn=self._workload.collate_function(),
-                worker_init_fn=close_inherited_connections,
-                generator=torch.Generator(),
-            )
-            prepared = (
-                self._workload.prepare_batch(to_device(batch, self._device), training=False)
-                for batch in loader
-            )
             with self._learner.shared_parameters():
-                shares = self._workload.evaluate(self._learner.model, prepared)
+                shares = self._workload.evaluate(
+                    self._learner.model, self._feed.evaluation_batches()
+                )
             names = sorted(shares)
             sums = torch.tensor([shares[name] for name in names], dtype=torch.float64)
             dist.all_reduce(sums)
@@ -395,7 +342,7 @@ class Trainer:
         summary = RunSummary(
             workload=self._workload.name,
             model=getattr(self._run.workload, "model", type(model).__name__),
-            data=getattr(self._run.workload, "data", type(self._training_data).__name__),
+            data=getattr(self._run.workload, "data", self._feed.name),
             reducer=self._run.reducer_name,
             world_size=self._world_size,
             num_parameters=self._learner.num_parameters,
