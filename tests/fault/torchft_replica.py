@@ -1,0 +1,185 @@
+"""Train one replica of a job under torchft, with a fault on demand; write down what it did.
+
+python -m tests.fault.torchft_replica '{"number": 0, "lighthouse": "http://...", ...}'
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torchft
+from torch import Tensor, nn
+
+import gsdist
+from gsdist.data import digits
+from gsdist.reducers import REDUCER_CONFIGS
+from gsdist.reducers.config import CompressedConfig
+
+REPLICAS = 3
+CONFIGS: dict[str, dict[str, Any]] = {"top-k": {"density": 0.05, "exchange": "proposals"}}
+FAULT_AFTER = 8
+"""Steps in full number before the fault."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """Say what a replica is to do."""
+
+    number: int
+    lighthouse: str
+    out: str
+    reducer: str = "gs-sgd"
+    momentum: str = "post"
+    full_steps: int = 24
+    """How many steps all replicas are to take together; without some of them they go on."""
+    fault: str = "none"
+    """ "kill": SIGKILL before the last sum of a step; "lose": an error after it, on this replica alone."""
+
+
+@dataclass
+class Diary:
+    """Note, by the manager's step, what must be alike on all replicas, and what failed."""
+
+    parameters: dict[int, str] = field(default_factory=dict)
+    shared: dict[int, str] = field(default_factory=dict)
+    replicas: dict[int, int] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    final: str = ""
+    joined_at: int = -1
+    residual_on_joining: float = -1.0
+
+
+class Job:
+    """Hold what a replica trains with."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.full_steps = 0
+        torch.manual_seed(replica.number)  # replicas that differ, until torchft has brought them together
+        self.model = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
+        self.store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        self.manager = torchft.Manager(
+            pg=torchft.ProcessGroupGloo(timeout=timedelta(seconds=10)),
+            load_state_dict=self.load,
+            state_dict=self.state,
+            min_replica_size=2,
+            use_async_quorum=False,
+            timeout=timedelta(seconds=20),
+            quorum_timeout=timedelta(seconds=40),
+            rank=0,
+            world_size=1,
+            store_addr="localhost",
+            store_port=self.store.port,
+            lighthouse_addr=replica.lighthouse,
+            replica_id=f"replica_{replica.number}",
+            hostname="localhost",
+            max_retries=5,
+        )
+        inner = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
+        self.optimizer = torchft.Optimizer(self.manager, inner)
+        kind = REDUCER_CONFIGS[replica.reducer]
+        options = dict(CONFIGS.get(replica.reducer, {}))
+        if issubclass(kind, CompressedConfig):
+            options |= {"min_numel": 100, "warmup_steps": 2, "momentum": replica.momentum}
+        self.exchange = gsdist.attach_torchft(self.model, kind(**options), self.optimizer)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "full_steps": self.full_steps,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.full_steps = state["full_steps"]
+
+
+def digest(state: Any) -> str:
+    """Hash all numbers of nested dicts, in order, but the counters of bytes and seconds."""
+    found = hashlib.sha256()
+
+    def visit(value: Any) -> None:
+        if isinstance(value, dict):
+            for key in sorted(value):
+                if key != "statistics":
+                    visit(value[key])
+        elif isinstance(value, Tensor):
+            found.update(value.detach().contiguous().numpy().tobytes())
+        else:
+            found.update(repr(value).encode())
+
+    visit(state)
+    return found.hexdigest()
+
+
+def fail_in_last_sum(kind: str) -> None:
+    """Let the next collective that sums the dense set fail as demanded."""
+    real = dist.all_reduce
+
+    def all_reduce(buffer: Tensor, **options: Any) -> Any:
+        dist.all_reduce = real
+        if kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(buffer, **options)
+        raise RuntimeError("[gloo] connection reset by peer, said by the test")
+
+    dist.all_reduce = all_reduce
+
+
+def train(replica: Replica) -> Diary:
+    job, diary = Job(replica), Diary()
+    images = (torch.from_numpy(digits.load("train")[0]).float() / 240.0).squeeze(-1)
+    labels = torch.from_numpy(digits.load("train")[1])
+    fault = replica.fault
+    while job.full_steps < replica.full_steps:
+        job.optimizer.zero_grad()
+        step, count = job.manager.current_step(), job.manager.num_participants()
+        if not diary.parameters:
+            diary.joined_at = step
+            diary.residual_on_joining = job.exchange.stats().residual_norm
+        own = job.exchange.state_dict()
+        diary.parameters[step] = digest(job.model.state_dict())
+        diary.shared[step] = digest(job.exchange.inherited_state(own, []))
+        place = job.manager.participating_rank()
+        assert place is not None
+        generator = torch.Generator().manual_seed(1000 * step + place)
+        batch = torch.randint(len(labels), (32,), generator=generator)
+        loss = nn.functional.cross_entropy(job.model(images[batch]), labels[batch])
+        loss.backward()
+        if fault != "none" and job.full_steps == FAULT_AFTER:
+            fail_in_last_sum(fault)
+            fault = "none"
+        started = time.monotonic()
+        job.exchange.average_gradients()
+        if job.manager.errored():
+            kept = digest(own) == digest(job.exchange.state_dict())
+            seconds = time.monotonic() - started
+            diary.failures.append({"step": step, "state_kept": kept, "seconds": seconds})
+        job.optimizer.step()
+        if job.manager.current_step() > step:
+            diary.losses[step], diary.replicas[step] = float(loss.detach()), count
+            job.full_steps += count == REPLICAS
+        if count < REPLICAS:
+            time.sleep(0.05)  # until the one that is missing has started
+    diary.final = digest(job.model.state_dict())
+    job.manager.shutdown(wait=False)
+    return diary
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    order = Replica(**json.loads(sys.argv[1]))
+    Path(order.out).write_text(json.dumps(asdict(train(order))))
+    os._exit(0)  # torchft's servers are threads that would be waited for
