@@ -198,7 +198,7 @@ def _no_others() -> dist.ProcessGroup:
 
 
 def _trained_parameters(model: nn.Module) -> dict[str, Tensor]:
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
     for name, parameter in parameters.items():
         if isinstance(parameter, DTensor):
             raise UnsupportedSetup(

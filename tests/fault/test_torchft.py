@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,16 @@ from torch import nn
 
 import gsdist
 from gsdist.errors import UnsupportedSetup
-from gsdist.reducers import GsSgdConfig
+from gsdist.reducers import REDUCER_CONFIGS, GsSgdConfig
 
 pytest.importorskip("torchft", reason="torchft is not installed: pip install 'gsdist[torchft]'")
 
-LIMIT = 100.0
-"""Seconds a job may take on a busy machine; an idle one needs a tenth."""
-REPLICAS, FULL_STEPS = 3, 24
+pytestmark = pytest.mark.timeout(200)
+LIMIT = 150.0
+"""Seconds a job may take on a busy machine; an idle one needs a twentieth."""
+REPLICAS, FULL_STEPS = 3, 40
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.fault.torchft_replica"])
 
 
 @dataclass
@@ -34,34 +37,44 @@ class Job:
     lighthouse: str
     folder: Path
     options: dict[str, Any]
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[BaseProcess] = field(default_factory=list)
     limit: float = field(default_factory=lambda: time.monotonic() + LIMIT)
 
-    def start(self, number: int, *, life: int = 0, **more: Any) -> subprocess.Popen[bytes]:
-        order = {
-            "number": number,
-            "lighthouse": self.lighthouse,
-            "out": str(self.folder / f"{number}-{life}.json"),
-            "full_steps": FULL_STEPS,
-            **self.options,
-            **more,
-        }
-        with (self.folder / f"{number}-{life}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.fault.torchft_replica", json.dumps(order)],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+    def start(self, number: int, *, life: int = 0, fault: str = "none") -> BaseProcess:
+        process = _context.Process(
+            target=_forked,
+            kwargs={
+                "number": number,
+                "lighthouse": self.lighthouse,
+                "out": str(self._out(number, life)),
+                "full_steps": FULL_STEPS,
+                "fault": fault,
+                **self.options,
+            },
+            daemon=True,
+        )
+        process.start()
         self.processes.append(process)
         return process
 
-    def wait(self, process: subprocess.Popen[bytes]) -> int:
-        return process.wait(max(0.0, self.limit - time.monotonic()))
+    def wait(self, *processes: BaseProcess) -> list[int | None]:
+        for process in processes:
+            process.join(max(0.0, self.limit - time.monotonic()))
+        return [process.exitcode for process in processes]
 
     def diary(self, number: int, life: int = 0) -> dict[str, Any]:
-        written = self.folder / f"{number}-{life}.json"
-        assert written.exists(), (self.folder / f"{number}-{life}.log").read_text()[-3000:]
+        written = self._out(number, life)
+        assert written.exists(), written.with_suffix(".log").read_text()[-3000:]
         return dict(json.loads(written.read_text()))
+
+    def _out(self, number: int, life: int) -> Path:
+        return self.folder / f"{number}-{life}.json"
+
+
+def _forked(**order: Any) -> None:
+    from tests.fault.torchft_replica import Replica, run_replica
+
+    run_replica(Replica(**order))
 
 
 @contextmanager
@@ -81,7 +94,7 @@ def job(folder: Path, **options: Any) -> Iterator[Job]:
     finally:
         for process in running.processes:
             process.kill()
-            process.wait(10)
+            process.join(10)
         server.shutdown()
 
 
@@ -95,22 +108,22 @@ def require_alike(diaries: list[dict[str, Any]], key: str) -> int:
 
 def require_falling(diary: dict[str, Any]) -> None:
     losses = list(diary["losses"].values())
-    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("reducer", "momentum"),
-    [("gs-sgd", "post"), ("gs-sgd", "local"), ("top-k", "post"), ("dense", "post")],
-)
+@pytest.mark.parametrize("momentum", ["post", "local"])
+@pytest.mark.parametrize("reducer", REDUCER_CONFIGS)
 def test_others_go_on_without_a_replica_that_is_killed_and_take_it_in_again(
     tmp_path: Path, reducer: str, momentum: str
 ) -> None:
+    if momentum == "local" and reducer not in ("gs-sgd", "top-k"):
+        pytest.skip("momentum is kept by what all compressed methods share")
     with job(tmp_path, reducer=reducer, momentum=momentum) as running:
         others = [running.start(number) for number in range(2)]
-        assert running.wait(running.start(2, fault="kill")) == -9
+        assert running.wait(running.start(2, fault="kill")) == [-9]
         again = running.start(2, life=1)
-        assert [running.wait(process) for process in [*others, again]] == [0, 0, 0]
+        assert running.wait(*others, again) == [0, 0, 0]
     survivors = [running.diary(number) for number in range(2)]
     joined = running.diary(2, life=1)
 
@@ -122,25 +135,29 @@ def test_others_go_on_without_a_replica_that_is_killed_and_take_it_in_again(
     for key in ("parameters", "shared"):
         assert require_alike(survivors, key) > FULL_STEPS
         assert require_alike([*survivors, joined], key) >= 10
-    assert joined["residual_on_joining"] == 0.0
-    assert joined["joined_at"] > 8
+    assert joined["residual_on_joining"] == 0.0 and joined["joined_at"] > 8
     assert joined["final"] == survivors[0]["final"] == survivors[1]["final"]
 
 
 @pytest.mark.slow
-def test_a_replica_that_alone_misses_a_sum_takes_over_the_state_of_the_others(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("reducer", "failures"),
+    # a step of top-k has one sum, that of gs-SGD in which it happens is a refresh, with another sum to come
+    [("top-k", [0, 0, 1]), ("gs-sgd", [1, 1, 1])],
+)
+def test_a_step_that_fails_on_one_replica_is_applied_by_all_or_none(
+    tmp_path: Path, reducer: str, failures: list[int]
 ) -> None:
-    with job(tmp_path, reducer="gs-sgd") as running:
+    with job(tmp_path, reducer=reducer) as running:
         processes = [running.start(number) for number in range(2)]
         processes.append(running.start(2, fault="lose"))
-        assert [running.wait(process) for process in processes] == [0, 0, 0]
+        assert running.wait(*processes) == [0, 0, 0]
     diaries = [running.diary(number) for number in range(REPLICAS)]
 
-    assert [len(diary["failures"]) for diary in diaries] == [0, 0, 1]
-    assert diaries[2]["failures"][0]["state_kept"]
+    assert [len(diary["failures"]) for diary in diaries] == failures
+    assert all(one["state_kept"] for diary in diaries for one in diary["failures"])
     for key in ("parameters", "shared"):
-        require_alike(diaries, key)
+        assert require_alike(diaries, key) == FULL_STEPS
     assert len({diary["final"] for diary in diaries}) == 1
 
 

@@ -1,19 +1,16 @@
-"""Train one replica of a job under torchft, with a fault on demand; write down what it did.
-
-python -m tests.fault.torchft_replica '{"number": 0, "lighthouse": "http://...", ...}'
-"""
+"""Train one replica of a job under torchft, with a fault on demand; write down what it did."""
 
 import hashlib
 import json
 import os
 import signal
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import sklearn.datasets  # noqa: F401  imported once, before replicas are forked, as is all else
 import torch
 import torch.distributed as dist
 import torchft
@@ -21,11 +18,10 @@ from torch import Tensor, nn
 
 import gsdist
 from gsdist.data import digits
-from gsdist.reducers import REDUCER_CONFIGS
-from gsdist.reducers.config import CompressedConfig
+from gsdist.reducers import REDUCER_CONFIGS, CompressedConfig, TopKConfig
+from gsdist.reducers.config import SparseConfig
 
 REPLICAS = 3
-CONFIGS: dict[str, dict[str, Any]] = {"top-k": {"density": 0.05, "exchange": "proposals"}}
 FAULT_AFTER = 8
 """Steps in full number before the fault."""
 
@@ -39,10 +35,10 @@ class Replica:
     out: str
     reducer: str = "gs-sgd"
     momentum: str = "post"
-    full_steps: int = 24
+    full_steps: int = 40
     """How many steps all replicas are to take together; without some of them they go on."""
     fault: str = "none"
-    """ "kill": SIGKILL before the last sum of a step; "lose": an error after it, on this replica alone."""
+    """ "kill": SIGKILL before the next sum; "lose": an error after it."""
 
 
 @dataclass
@@ -65,7 +61,9 @@ class Job:
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
         self.full_steps = 0
-        torch.manual_seed(replica.number)  # replicas that differ, until torchft has brought them together
+        torch.manual_seed(
+            replica.number
+        )  # replicas that differ, until torchft has brought them together
         self.model = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
         self.store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
         self.manager = torchft.Manager(
@@ -85,12 +83,16 @@ class Job:
             hostname="localhost",
             max_retries=5,
         )
-        inner = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
+        inner = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
         self.optimizer = torchft.Optimizer(self.manager, inner)
         kind = REDUCER_CONFIGS[replica.reducer]
-        options = dict(CONFIGS.get(replica.reducer, {}))
+        options: dict[str, Any] = {}
         if issubclass(kind, CompressedConfig):
             options |= {"min_numel": 100, "warmup_steps": 2, "momentum": replica.momentum}
+        if issubclass(kind, SparseConfig):
+            options |= {"density": 0.05}
+        if kind is TopKConfig:
+            options |= {"exchange": "proposals"}
         self.exchange = gsdist.attach_torchft(self.model, kind(**options), self.optimizer)
 
     def state(self) -> dict[str, Any]:
@@ -124,8 +126,8 @@ def digest(state: Any) -> str:
     return found.hexdigest()
 
 
-def fail_in_last_sum(kind: str) -> None:
-    """Let the next collective that sums the dense set fail as demanded."""
+def fail_in_next_sum(kind: str) -> None:
+    """Let the next all-reduce fail on this replica."""
     real = dist.all_reduce
 
     def all_reduce(buffer: Tensor, **options: Any) -> Any:
@@ -159,7 +161,7 @@ def train(replica: Replica) -> Diary:
         loss = nn.functional.cross_entropy(job.model(images[batch]), labels[batch])
         loss.backward()
         if fault != "none" and job.full_steps == FAULT_AFTER:
-            fail_in_last_sum(fault)
+            fail_in_next_sum(fault)
             fault = "none"
         started = time.monotonic()
         job.exchange.average_gradients()
@@ -178,8 +180,12 @@ def train(replica: Replica) -> Diary:
     return diary
 
 
-if __name__ == "__main__":
+def run_replica(replica: Replica) -> None:
+    """Be one replica to its end; output goes to a log beside what is written down."""
+    out = Path(replica.out)
+    with out.with_suffix(".log").open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    order = Replica(**json.loads(sys.argv[1]))
-    Path(order.out).write_text(json.dumps(asdict(train(order))))
+    out.write_text(json.dumps(asdict(train(replica))))
     os._exit(0)  # torchft's servers are threads that would be waited for
