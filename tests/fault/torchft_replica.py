@@ -17,6 +17,7 @@ import torchft
 from torch import Tensor, nn
 
 import gsdist
+from gsdist.collectives import FLIGHT_RECORDER
 from gsdist.data import digits
 from gsdist.reducers import REDUCER_CONFIGS, CompressedConfig, TopKConfig
 from gsdist.reducers.config import SparseConfig
@@ -38,7 +39,7 @@ class Replica:
     full_steps: int = 40
     """How many steps all replicas are to take together; without some of them they go on."""
     fault: str = "none"
-    """ "kill": SIGKILL before the next sum; "lose": an error after it."""
+    """A key of `FAULTS`."""
 
 
 @dataclass
@@ -126,18 +127,23 @@ def digest(state: Any) -> str:
     return found.hexdigest()
 
 
-def fail_in_next_sum(kind: str) -> None:
-    """Let the next all-reduce fail on this replica."""
+def kill_at_next_collective() -> None:
+    FLIGHT_RECORDER.begin = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign,assignment,return-value]
+
+
+def lose_next_sum() -> None:
+    """Let the next all-reduce succeed on the other replicas alone."""
     real = dist.all_reduce
 
-    def all_reduce(buffer: Tensor, **options: Any) -> Any:
+    def all_reduce(buffer: Tensor, **options: Any) -> None:
         dist.all_reduce = real
-        if kind == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
         real(buffer, **options)
         raise RuntimeError("[gloo] connection reset by peer, said by the test")
 
     dist.all_reduce = all_reduce
+
+
+FAULTS = {"none": lambda: None, "kill": kill_at_next_collective, "lose": lose_next_sum}
 
 
 def train(replica: Replica) -> Diary:
@@ -160,8 +166,8 @@ def train(replica: Replica) -> Diary:
         batch = torch.randint(len(labels), (32,), generator=generator)
         loss = nn.functional.cross_entropy(job.model(images[batch]), labels[batch])
         loss.backward()
-        if fault != "none" and job.full_steps == FAULT_AFTER:
-            fail_in_next_sum(fault)
+        if job.full_steps == FAULT_AFTER:
+            FAULTS[fault]()
             fault = "none"
         started = time.monotonic()
         job.exchange.average_gradients()
