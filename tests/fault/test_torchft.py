@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 import gsdist
-from gsdist.errors import UnsupportedSetup
-from gsdist.reducers import REDUCER_CONFIGS, GsSgdConfig
+from gsdist.errors import ConfigMismatch, UnsupportedSetup
+from gsdist.reducers import REDUCER_CONFIGS, GsSgdConfig, ReducerConfig
 
 pytest.importorskip("torchft", reason="torchft is not installed: pip install 'gsdist[torchft]'")
 
@@ -164,15 +164,47 @@ def test_a_step_that_fails_on_one_replica_is_applied_by_all_or_none(
     assert len({diary["final"] for diary in diaries}) == 1
 
 
+class Manager:
+    """Stand for a torchft manager outside of any quorum; none of it needs a lighthouse."""
+
+    def __init__(self, group: Any) -> None:
+        self._pg = group
+
+    def register_state_dict_fn(self, key: str, load: Any, state: Any) -> None:
+        assert key == "gsdist"
+        self.load, self.state = load, state
+
+
+def attached(config: ReducerConfig, group: Any) -> tuple[Manager, torch.optim.Optimizer]:
+    import torchft
+
+    model, manager = nn.Linear(64, 64), Manager(group)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    gsdist.attach_torchft(model, config, torchft.Optimizer(manager, optimizer))  # type: ignore[arg-type]
+    return manager, optimizer
+
+
 def test_other_groups_are_refused() -> None:
     import torchft
 
-    class Manager:
-        """Stand for a manager: that the group is looked at first needs no lighthouse."""
-
-        _pg = torchft.ProcessGroupBabyNCCL()
-
-    model = nn.Linear(4, 4)
-    optimizer = torchft.Optimizer(Manager(), torch.optim.SGD(model.parameters(), lr=0.1))  # type: ignore[arg-type]
     with pytest.raises(UnsupportedSetup, match="ProcessGroupGloo"):
-        gsdist.attach_torchft(model, GsSgdConfig(), optimizer)
+        attached(GsSgdConfig(), torchft.ProcessGroupBabyNCCL())
+
+
+def test_a_replica_with_other_settings_is_refused_by_itself() -> None:
+    import torchft
+
+    first, _ = attached(GsSgdConfig(compression=20), torchft.ProcessGroupGloo())
+    alike, _ = attached(GsSgdConfig(compression=20), torchft.ProcessGroupGloo())
+    other, _ = attached(GsSgdConfig(compression=21), torchft.ProcessGroupGloo())
+    alike.load(first.state())
+    with pytest.raises(ConfigMismatch, match=r"compression=20.*there.*compression=21.*here"):
+        other.load(first.state())
+
+
+def test_gradients_that_were_not_exchanged_are_not_applied() -> None:
+    import torchft
+
+    _, optimizer = attached(GsSgdConfig(), torchft.ProcessGroupGloo())
+    with pytest.raises(UnsupportedSetup, match="average_gradients"):
+        optimizer.step()
