@@ -40,9 +40,9 @@ __all__ = ["FaultTolerantExchange", "attach_torchft"]
 class FaultTolerantExchange(AttachedReducer):
     """Average gradients over the replicas of torchft's present quorum.
 
-    Supported: every exchange method, replicas of one process each, torchft's gloo group, a quorum that is
-    waited for (use_async_quorum=False), any optimizer inside `torchft.Optimizer`. Not supported: sharded
-    parameters, a GradScaler, spare replicas. The exchange does not overlap with backward.
+    Supported: replicas of one process each, torchft's gloo group, a quorum that is waited for
+    (use_async_quorum=False), any optimizer inside `torchft.Optimizer`. Not supported: sharded parameters, a
+    GradScaler, spare replicas. Not tried: gTop-k and Sketched-SGD. The exchange does not overlap with backward.
     """
 
     def __init__(
