@@ -231,7 +231,7 @@ def test_a_gradient_that_is_not_finite_fails_the_step_and_changes_nothing() -> N
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     group = torchft.ProcessGroupGloo()
     group.configure(f"127.0.0.1:{store.port}/test", "replica_0", 0, 1)
-    config = TopKConfig(density=0.1, min_numel=0, non_finite="skip")
+    config = TopKConfig(density=0.1, min_numel=0, warmup_steps=0, non_finite="skip")
     manager, optimizer, exchange = attached(config, group)
     (weight, _) = optimizer.param_groups[0]["params"]
     weight.grad = torch.arange(4096.0).view(64, 64)
