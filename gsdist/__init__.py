@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gsdist.integrations.ddp import GsSgdState, ReducerState, attach, gs_sgd_hook
+    from gsdist.integrations.fault_tolerant import attach_torchft
     from gsdist.integrations.hybrid_shard import attach_hybrid_shard
     from gsdist.reducers import DenseConfig, ExchangeStatistics, GsSgdConfig, GsSgdPaperConfig
     from gsdist.sketch import CountSketch, SketchFormat, build_info
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "attach",
     "attach_hybrid_shard",
+    "attach_torchft",
     "build_info",
     "gs_sgd_hook",
 ]
@@ -46,6 +48,7 @@ _HOMES = {
     "ReducerState": "gsdist.integrations.ddp",
     "attach": "gsdist.integrations.ddp",
     "attach_hybrid_shard": "gsdist.integrations.hybrid_shard",
+    "attach_torchft": "gsdist.integrations.fault_tolerant",
     "gs_sgd_hook": "gsdist.integrations.ddp",
 }
 

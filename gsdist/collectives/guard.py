@@ -52,10 +52,10 @@ def guarded(buffer: Tensor, group: dist.ProcessGroup | None, phase: str) -> Iter
 
 
 @contextmanager
-def transport_failures(phase: str) -> Iterator[None]:
+def transport_failures(phase: str, group: dist.ProcessGroup | None = None) -> Iterator[None]:
     """Turn what a backend raises inside, outside of gsdist's own collectives, into gsdist's errors.
 
-    For DDP's broadcasts and collectives of a model's own. Other errors pass.
+    For DDP's broadcasts, collectives of a model's own, and messages about errors. Other errors pass.
 
     Raises:
         CollectiveError: or one of its kinds, as `guarded`.
@@ -67,7 +67,7 @@ def transport_failures(phase: str) -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not _TRANSPORT.search(str(error)):
             raise
-        raise _translated(error, None, f"{phase} failed", None) from error
+        raise _translated(error, group, f"{phase} failed", None) from error
 
 
 def _translated(

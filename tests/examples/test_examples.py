@@ -56,7 +56,35 @@ def test_hybrid_sharding_on_two_nodes_of_two() -> None:
     check(torchrun(4, "hybrid_shard"))
 
 
+@pytest.mark.slow
+def test_replicas_under_torchft() -> None:
+    coordination = pytest.importorskip("torchft.coordination")
+    lighthouse = coordination.LighthouseServer(
+        bind="127.0.0.1:0", min_replicas=2, join_timeout_ms=30_000
+    )
+    address = f"http://127.0.0.1:{lighthouse.address().rpartition(':')[2]}"
+    replicas = [
+        subprocess.Popen(
+            [sys.executable, "examples/with_torchft.py", str(number)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCHFT_LIGHTHOUSE": address},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    try:
+        for replica in replicas:
+            check(replica.communicate(timeout=110)[0])
+    finally:
+        for replica in replicas:
+            replica.kill()
+        lighthouse.shutdown()
+
+
 def test_every_example_is_run() -> None:
     helper, trainer = "digits", "train_digits"  # the latter's command line is tested as such
     run = {re.sub(r"\W.*", "", str(getattr(one, "values", [one])[0][0])) for one in RUNS}
-    assert run | {helper, trainer} == {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert run | {helper, trainer, "with_torchft"} == {
+        path.stem for path in (ROOT / "examples").glob("*.py")
+    }
