@@ -2,9 +2,9 @@
 
 Run ``python -m benchmarks.guards``. Two workers exchange real gradients over links of 1 Gb/s, in blocks with
 and without guards by turns, and processor seconds of all threads are compared. Guards are the record of
-collectives, the checks that all ranks sum the same and that sums are finite, and the ranks' comparison every
-10 steps. The hash of all parameters, every 1000 steps, is timed by itself and added. The product has no
-switch for any of this; here the functions are replaced.
+collectives, the checks that all ranks sum the same and that sums are finite, and the ranks' comparison, as
+often as a run of such short steps makes it. The hash of all parameters, every 1000 steps, is timed by itself
+and added. The product has no switch for any of this; here the functions are replaced.
 """
 
 import argparse
@@ -128,16 +128,18 @@ def _measure(gradients: CapturedGradients, method: str, blocks: int) -> dict[str
     assert group is not None
     captured = gradients.of(dist.get_rank())
     driver = Driver(METHODS[method](_DENSITY), gradients.shapes, group)
-    monitor = RankMonitor(_MONITOR_INTERVAL)
+    monitor = RankMonitor(_MONITOR_INTERVAL, _HASH_INTERVAL)
     for turn in range(driver.settling + _EXCHANGES):
         driver.buffer.copy_(captured[turn % len(captured)])
         driver.exchange()
     seconds: dict[str, list[float]] = {"guarded": [], "bare": []}
+    steps = 0
     for block in range(2 * blocks):
         # guarded, bare, bare, guarded, ...: a drift favours neither
         guarded = block % 4 in (0, 3)
         with nullcontext() if guarded else _without_guards():
-            spent = _exchange(driver, captured, monitor if guarded else None)
+            spent = _exchange(driver, captured, monitor if guarded else None, after=steps)
+        steps += _EXCHANGES * guarded
         seconds["guarded" if guarded else "bare"].append(spent)
     started = time.process_time()
     parameter_hash([driver.buffer])
@@ -145,15 +147,19 @@ def _measure(gradients: CapturedGradients, method: str, blocks: int) -> dict[str
     return {"model": gradients.model, "method": method, "hash_seconds": hash_seconds, **seconds}
 
 
-def _exchange(driver: Driver, captured: list[Tensor], monitor: RankMonitor | None) -> float:
-    """Exchange a block; return this process's processor seconds per exchange."""
+def _exchange(
+    driver: Driver, captured: list[Tensor], monitor: RankMonitor | None, *, after: int
+) -> float:
+    """Exchange a block after so many steps; return this process's processor seconds per exchange."""
     total = 0.0
-    for step in range(1, _EXCHANGES + 1):
+    for step in range(after + 1, after + _EXCHANGES + 1):
         driver.buffer.copy_(captured[step % len(captured)])
         total += driver.exchange().cpu_seconds
         if monitor is not None and monitor.due(step):
             started = time.process_time()
-            monitor.exchange(step, stop=False, waited=0.0, seconds=1.0, parameters=None)
+            seconds = driver.reducer.statistics().seconds
+            spent = sum(seconds.values())  # of all steps, bare ones too: at most twice a run's
+            monitor.exchange(step, stop=False, waited=0.0, seconds=spent, parameters=None)
             total += time.process_time() - started
     return total / _EXCHANGES
 

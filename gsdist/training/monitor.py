@@ -1,7 +1,8 @@
 """Compare the ranks beside training: who is asked to stop, who keeps others waiting, who has diverged.
 
-Every few steps each rank contributes a few numbers to an all-gather that nobody waits for until the next one.
-All ranks therefore see the same numbers at the same step, and act alike.
+About once a second each rank contributes a few numbers to an all-gather that nobody waits for until the next
+one. All ranks therefore see the same numbers at the same step, and act alike; the step of the next all-gather
+follows from them, too.
 """
 
 import warnings
@@ -18,7 +19,9 @@ from gsdist.errors import ConfigMismatch
 
 __all__ = ["RankMonitor", "Report", "parameter_hash"]
 
-_STOP, _WAIT, _CHECKED, _HASH = range(4)
+_STOP, _WAIT, _STEP, _CHECKED, _HASH = range(5)
+_SECONDS = 1.0
+"""From one comparison to the next, where steps are short."""
 _LATE_REPORTS = 2
 _LATE_SHARE = 0.3
 _MIXER = 0x9E3779B97F4A7C15
@@ -33,15 +36,22 @@ class Report:
     """Whether some rank was asked to stop."""
     wait_ms: tuple[float, ...]
     """Milliseconds per step that each rank spent in collectives, mostly waiting for others."""
+    step_ms: float
+    """Milliseconds per step of the slowest rank."""
 
 
 class RankMonitor:
-    """Let the ranks of the default group compare notes every `interval` steps, on a group of its own."""
+    """Let the ranks of the default group compare notes now and then, on a group of its own."""
 
-    def __init__(self, interval: int) -> None:
-        """Collectives: creates a process group."""
+    def __init__(self, least: int, most: int) -> None:
+        """Compare every `least` steps, or a multiple of it up to `most` where steps are short.
+
+        Collectives: creates a process group.
+        """
         self._group = open_group()
-        self.interval = interval
+        self._least = least
+        self._most = most
+        self._interval = least
         self._world_size = dist.get_world_size()
         self._pending: tuple[int, dist.Work, list[Tensor], Tensor] | None = None
         self._waited = 0.0
@@ -51,7 +61,11 @@ class RankMonitor:
 
     def due(self, step: int) -> bool:
         """Tell whether `exchange` is to be called after this step; alike on all ranks."""
-        return step % self.interval == 0
+        return step % self._least == 0 and step >= self._steps + self._interval
+
+    def passed(self, step: int, every: int) -> bool:
+        """Tell whether a multiple of `every` lies between the last exchange and this step."""
+        return step // every > self._steps // every
 
     def exchange(
         self, step: int, *, stop: bool, waited: float, seconds: float, parameters: int | None
@@ -69,10 +83,13 @@ class RankMonitor:
             ConfigMismatch: parameters differed; on every rank, naming the ranks.
             CollectiveError: a rank is missing.
 
-        Collectives: one all-gather of 32 bytes per rank, for which the next call waits.
+        Collectives: one all-gather of 40 bytes per rank, for which the next call waits.
         """
         report = self._receive()
-        steps = max(1, step - self._steps) if self._steps else self.interval
+        if report is not None:
+            rounds = 1e3 * _SECONDS / max(1e-3, report.step_ms * self._least)
+            self._interval = max(self._least, min(round(rounds) * self._least, self._most))
+        steps = max(1, step - self._steps) if self._steps else self._least
         wait = (waited - self._waited) / steps
         self._steps, self._waited = step, waited
         self._seconds, elapsed = seconds, seconds - self._seconds
@@ -80,6 +97,7 @@ class RankMonitor:
             [
                 int(stop),
                 round(1e9 * wait),
+                round(1e9 * elapsed / steps),
                 int(parameters is not None),
                 _signed(parameters or 0),
             ]
@@ -108,7 +126,9 @@ class RankMonitor:
         if any(row[_CHECKED] for row in rows):
             _require_equal_parameters(step, [row[_HASH] for row in rows])
         return Report(
-            stop=any(row[_STOP] for row in rows), wait_ms=tuple(row[_WAIT] / 1e6 for row in rows)
+            stop=any(row[_STOP] for row in rows),
+            wait_ms=tuple(row[_WAIT] / 1e6 for row in rows),
+            step_ms=max(row[_STEP] for row in rows) / 1e6,
         )
 
     def _warn_of_stragglers(self, report: Report, step_ms: float) -> None:

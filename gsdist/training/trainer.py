@@ -46,7 +46,7 @@ _TRAINING_PHASES = ("data", "forward", "backward", "optimizer")
 _EXCHANGE = "exchange: "
 _DROPOUT, _AUGMENTATION = 1, 2
 """Tell apart the streams of random numbers that one seed begets."""
-_MONITOR_INTERVAL = 10
+_MONITOR_INTERVAL, _MONITOR_MOST = 10, 1000
 """Steps between two looks at the other ranks; those between outer steps have nothing else to wait for."""
 
 
@@ -101,7 +101,8 @@ class Trainer:
         self._batch = 0
         self._unlogged: list[dict[str, Tensor]] = []
         self._best = BestWeights(workload.selection_metric)
-        self._monitor = RankMonitor(config.outer_interval or _MONITOR_INTERVAL)
+        least = config.outer_interval or _MONITOR_INTERVAL
+        self._monitor = RankMonitor(least, max(least, config.compare_every or _MONITOR_MOST))
         self._ranks: Report | None = None
         self._in_first_step = True
         self._saved_at: int | None = None
@@ -196,7 +197,7 @@ class Trainer:
         config, monitor = self._config, self._monitor
         if not monitor.due(self._step) and not last:
             return
-        compares = config.compare_every and (self._step % config.compare_every < monitor.interval)
+        compares = config.compare_every and monitor.passed(self._step, config.compare_every)
         hashed = None
         if compares or last:
             with self._learner.shared_parameters():

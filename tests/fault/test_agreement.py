@@ -69,7 +69,7 @@ def outcomes(rank: int, world_size: int) -> dict[str, Any]:
         warn_of_differences({"torch": f"2.11.{rank}"})
     found["versions"] = [str(one.message) for one in caught]
 
-    monitor = RankMonitor(5)
+    monitor = RankMonitor(5, 1000)
     model = make_model()
     numbers = {"stop": False, "waited": 0.0, "seconds": 1.0}
     for step, flipped in ((5, False), (10, rank == 1)):
@@ -82,13 +82,26 @@ def outcomes(rank: int, world_size: int) -> dict[str, Any]:
         monitor.finish()
     except ConfigMismatch as error:
         found["diverged"] = str(error)
-    stopping = RankMonitor(5)
+    stopping = RankMonitor(5, 1000)
     stopping.exchange(5, parameters=None, **{**numbers, "stop": rank == 2})
     report = stopping.exchange(10, parameters=None, **numbers)
     found["stop"] = report is not None and report.stop
     stopping.finish()
+    found["schedule"] = schedule(rank)
     dist.barrier()
     return found
+
+
+def schedule(rank: int) -> list[int]:
+    """Return the steps after which a monitor wants to hear, of steps that become ten times slower."""
+    monitor, seconds, due = RankMonitor(10, 1000), 0.0, []
+    for step in range(1, 820):
+        seconds += (2 + rank) * (1e-3 if step <= 270 else 1e-2)
+        if monitor.due(step):
+            due.append(step)
+            monitor.exchange(step, stop=False, waited=0.0, seconds=seconds, parameters=None)
+    monitor.finish()
+    return due
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +154,14 @@ def test_all_ranks_learn_at_the_same_step_that_one_is_to_stop(
     results: list[dict[str, Any]],
 ) -> None:
     assert all(found["stop"] for found in results)
+
+
+def test_ranks_compare_about_once_a_second_at_steps_all_can_tell(
+    results: list[dict[str, Any]],
+) -> None:
+    for found in results:
+        # the slowest rank takes 4 ms per step, so 250 steps a second; from step 271 on 40 ms
+        assert found["schedule"] == [10, 20, 270, 520, 770, 790, 810]
 
 
 @pytest.mark.slow
