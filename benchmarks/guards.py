@@ -9,6 +9,7 @@ and added. The product has no switch for any of this; here the functions are rep
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -38,7 +39,7 @@ _METHODS = ("dense-fp32", "gs-sgd", "gs-sgd-paper", "top-k-proposals", "power-sg
 _RANKS, _RATE = 2, "1gbit"
 _DENSITY = 0.004
 _EXCHANGES = 10
-"""Per block; whole rounds of gs-SGD's and of the monitor."""
+"""Per block, at least; whole rounds of a method that repeats itself, or blocks would differ by themselves."""
 _MONITOR_INTERVAL, _HASH_INTERVAL = 10, 1000
 _TIME_LIMIT = 900.0
 
@@ -129,7 +130,8 @@ def _measure(gradients: CapturedGradients, method: str, blocks: int) -> dict[str
     captured = gradients.of(dist.get_rank())
     driver = Driver(METHODS[method](_DENSITY), gradients.shapes, group)
     monitor = RankMonitor(_MONITOR_INTERVAL, _HASH_INTERVAL)
-    for turn in range(driver.settling + _EXCHANGES):
+    count = driver.period * math.ceil(_EXCHANGES / driver.period)
+    for turn in range(driver.settling + count):
         driver.buffer.copy_(captured[turn % len(captured)])
         driver.exchange()
     seconds: dict[str, list[float]] = {"guarded": [], "bare": []}
@@ -138,8 +140,9 @@ def _measure(gradients: CapturedGradients, method: str, blocks: int) -> dict[str
         # guarded, bare, bare, guarded, ...: a drift favours neither
         guarded = block % 4 in (0, 3)
         with nullcontext() if guarded else _without_guards():
-            spent = _exchange(driver, captured, monitor if guarded else None, after=steps)
-        steps += _EXCHANGES * guarded
+            steps_of_block = range(steps + 1, steps + count + 1)
+            spent = _exchange(driver, captured, monitor if guarded else None, steps_of_block)
+        steps += count * guarded
         seconds["guarded" if guarded else "bare"].append(spent)
     started = time.process_time()
     parameter_hash([driver.buffer])
@@ -148,11 +151,11 @@ def _measure(gradients: CapturedGradients, method: str, blocks: int) -> dict[str
 
 
 def _exchange(
-    driver: Driver, captured: list[Tensor], monitor: RankMonitor | None, *, after: int
+    driver: Driver, captured: list[Tensor], monitor: RankMonitor | None, steps: range
 ) -> float:
-    """Exchange a block after so many steps; return this process's processor seconds per exchange."""
+    """Exchange a block; return this process's processor seconds per exchange."""
     total = 0.0
-    for step in range(after + 1, after + _EXCHANGES + 1):
+    for step in steps:
         driver.buffer.copy_(captured[step % len(captured)])
         total += driver.exchange().cpu_seconds
         if monitor is not None and monitor.due(step):
@@ -161,7 +164,7 @@ def _exchange(
             spent = sum(seconds.values())  # of all steps, bare ones too: at most twice a run's
             monitor.exchange(step, stop=False, waited=0.0, seconds=spent, parameters=None)
             total += time.process_time() - started
-    return total / _EXCHANGES
+    return total / len(steps)
 
 
 @contextmanager
