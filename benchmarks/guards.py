@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{cell['overhead']:>+9.2%}   {low:+.2%} to {high:+.2%}",
             file=out,
         )
-    write_report({"schema": SCHEMA, "environment": described, "cells": cells}, options.json)
+    write_report({"schema": SCHEMA, "environment": described, "guard_cells": cells}, options.json)
     return 0
 
 

@@ -9,7 +9,7 @@ from benchmarks.report.convergence import convergence_section
 from benchmarks.report.graph import graph_section
 from benchmarks.report.parts import Figure, Section, Table
 from benchmarks.report.planner import plan_section, what_if_section
-from benchmarks.report.training import hierarchical_section, outer_step_section
+from benchmarks.report.training import guards_section, hierarchical_section, outer_step_section
 from gsdist.training.plots import colours, draw_svg
 
 __all__ = ["section_of"]
@@ -41,6 +41,8 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
         return what_if_section(result)
     if "outer_runs" in result:
         return outer_step_section(result)
+    if "guard_cells" in result:
+        return guards_section(result)
     if "hierarchical_cells" in result:
         return hierarchical_section(result)
     if result.get("cells") and "exposed_seconds" in result["cells"][0]:
@@ -54,7 +56,7 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
         return convergence_section(result)
     raise ValueError(
         f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, collectives, "
-        "directions, exchange, step, scaling, convergence, plan, what_if, hierarchical, outer_step, "
+        "directions, exchange, step, scaling, convergence, plan, what_if, hierarchical, outer_step, guards, "
         "distillation or graph"
     )
 

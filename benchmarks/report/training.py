@@ -5,7 +5,27 @@ from typing import Any
 
 from benchmarks.report.parts import Section, Table
 
-__all__ = ["hierarchical_section", "outer_step_section"]
+__all__ = ["guards_section", "hierarchical_section", "outer_step_section"]
+
+
+def guards_section(result: Mapping[str, Any]) -> Section:
+    """Show what the guards cost of the processor's time."""
+    rows = [
+        [
+            cell["model"],
+            cell["method"],
+            f"{1e3 * cell['cpu_seconds']:.2f}",
+            f"{cell['overhead']:+.1%}",
+            f"{cell['interval'][0]:+.1%} to {cell['interval'][1]:+.1%}",
+        ]
+        for cell in result["guard_cells"]
+    ]
+    head = ["gradients", "method", "CPU ms of both ranks", "guards", "95 % interval"]
+    return Section(
+        title="What it costs to be told of failures",
+        text="Exchanges of two workers with all guards and with them taken out, block by block in turns.",
+        tables=[Table(title="", head=head, rows=rows)],
+    )
 
 
 def hierarchical_section(result: Mapping[str, Any]) -> Section:
