@@ -65,6 +65,12 @@ class Job:
             process.join(max(0.0, self.limit - time.monotonic()))
         return [process.exitcode for process in processes]
 
+    def wait_until_alone(self) -> None:
+        """Wait until the first replica has applied a step that not all took part in."""
+        while not self._out(0, 0).with_suffix(".alone").exists():
+            assert time.monotonic() < self.limit, "the others wait for the one that is gone"
+            time.sleep(0.02)
+
     def diary(self, number: int, life: int = 0) -> dict[str, Any]:
         written = self._out(number, life)
         assert written.exists(), written.with_suffix(".log").read_text()[-3000:]
@@ -125,6 +131,7 @@ def test_others_go_on_without_a_replica_that_is_killed_and_take_it_in_again(
     with job(tmp_path, reducer=reducer, momentum=momentum) as running:
         others = [running.start(number) for number in range(2)]
         assert running.wait(running.start(2, fault="kill")) == [-9]
+        running.wait_until_alone()
         again = running.start(2, life=1)
         assert running.wait(*others, again) == [0, 0, 0]
     survivors = [running.diary(number) for number in range(2)]

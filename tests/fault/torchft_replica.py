@@ -62,6 +62,7 @@ class Job:
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
         self.full_steps = 0
+        self.alone = Path(replica.out).with_suffix(".alone")
         torch.manual_seed(
             replica.number
         )  # replicas that differ, until torchft has brought them together
@@ -179,6 +180,8 @@ def train(replica: Replica) -> Diary:
         if job.manager.current_step() > step:
             diary.losses[step], diary.replicas[step] = float(loss.detach()), count
             job.full_steps += count == REPLICAS
+            if count < REPLICAS:
+                job.alone.touch()
         if count < REPLICAS:
             time.sleep(0.05)  # until the one that is missing has started
     diary.final = digest(job.model.state_dict())
