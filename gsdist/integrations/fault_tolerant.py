@@ -42,7 +42,7 @@ class FaultTolerantExchange(AttachedReducer):
 
     Supported: replicas of one process each, torchft's gloo group, a quorum that is waited for
     (use_async_quorum=False), any optimizer inside `torchft.Optimizer`. Not supported: sharded parameters, a
-    GradScaler, spare replicas. Not tried: gTop-k and Sketched-SGD. Nothing overlaps with backward.
+    GradScaler, spare replicas. Nothing overlaps with backward.
     """
 
     def __init__(
