@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from gsdist.errors import ConfigError
-from gsdist.reducers import REDUCER_CONFIGS, GsSgdConfig, SparseConfig
+from gsdist.reducers import REDUCER_CONFIGS
 from gsdist.training import (
     AutoConfig,
     RunConfig,
@@ -24,6 +24,7 @@ from gsdist.training import (
     process_group,
     training_device,
 )
+from gsdist.training.suited import suited_to
 from gsdist.training.summary import loss_by_compression, over_seeds
 from gsdist.workloads import (
     ClassificationConfig,
@@ -68,8 +69,6 @@ _OPTIMIZERS = {
     "adamw": TrainConfig(optimizer="adamw", learning_rate=2e-3, weight_decay=0.1),
 }
 """Settings that suit each optimizer; options change them."""
-_ADAMW_WARMUP = 20
-"""Whole gradients that AdamW's squares begin with before gs-SGD compresses; docs/gs-sgd.md says why."""
 _USAGE = """\
 usage: gsdist train WORKLOAD [OPTIONS]
 
@@ -227,6 +226,22 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
     return run, options.json
 
 
+def _defaults(
+    workload: str, optimizer: str | None, *, pair: str | None, graph_data: str | None
+) -> tuple[Any, TrainConfig]:
+    """Return the settings that workload and training begin with: those of the optimizer, then of a preset."""
+    train = _OPTIMIZERS.get(optimizer or "sgd", _OPTIMIZERS["sgd"])  # tyro refuses other names
+    workload_settings: Mapping[str, Any] = {}
+    if pair is not None:
+        workload_settings, train_settings = preset(pair, workload)
+        train = dataclasses.replace(train, **train_settings)
+    if graph_data is not None:
+        workload_settings, train_settings = graph.preset(workload, graph_data)
+        if optimizer in (None, "adamw"):
+            train = dataclasses.replace(train, **train_settings)
+    return _WORKLOADS[workload][0](**workload_settings), train
+
+
 def _options_class(
     workload: str,
     reducer: str,
@@ -239,23 +254,10 @@ def _options_class(
 ) -> Any:
     """Make a dataclass of all options; those of workload and training stand at the top level."""
     workload_class = _WORKLOADS[workload][0]
-    workload_default = workload_class()
-    train = _OPTIMIZERS.get(optimizer or "sgd", _OPTIMIZERS["sgd"])  # tyro refuses other names
-    if pair is not None:
-        workload_settings, train_settings = preset(pair, workload)
-        workload_default = workload_class(**workload_settings)
-        train = dataclasses.replace(train, **train_settings)
-    if graph_data is not None:
-        workload_settings, train_settings = graph.preset(workload, graph_data)
-        workload_default = workload_class(**workload_settings)
-        if optimizer in (None, "adamw"):
-            train = dataclasses.replace(train, **train_settings)
+    workload_default, train = _defaults(workload, optimizer, pair=pair, graph_data=graph_data)
     settings: Any = _REDUCERS[reducer]()
-    if isinstance(settings, SparseConfig) and train.optimizer == "sgd" and every_step:
-        # The trainer owns the optimizer, so momentum correction is the default where it has momentum.
-        settings = dataclasses.replace(settings, momentum="local")
-    if isinstance(settings, GsSgdConfig) and train.optimizer == "adamw" and every_step:
-        settings = dataclasses.replace(settings, warmup_steps=_ADAMW_WARMUP)
+    if every_step:
+        settings = suited_to(train, settings)
     top_level = tyro.conf.arg(name="")
 
     def option(kind: Any, default: Any, **settings: Any) -> tuple[Any, Any]:

@@ -12,11 +12,12 @@ from torch.utils.data import default_collate
 from gsdist.collectives import gather_json, probe_link, share_faults, wait_for_device
 from gsdist.errors import ConfigError
 from gsdist.planner import CANDIDATES, Plan, Situation, local_seconds, make_plan
-from gsdist.reducers import DenseConfig, ReducerConfig, SparseConfig
+from gsdist.reducers import DenseConfig
 from gsdist.training import randomness
 from gsdist.training.config import TrainConfig
 from gsdist.training.device import to_device
 from gsdist.training.run_config import RunConfig
+from gsdist.training.suited import suited_to
 from gsdist.workloads import Workload
 
 __all__ = ["choose_reducer"]
@@ -49,7 +50,7 @@ def choose_reducer(
                 "step between all workers, name the reducer to be used"
             )
     plan = _plan(config, workload, device)
-    return replace(run, reducer=_fitted(plan.chosen.candidate.config, config)), _explained(plan)
+    return replace(run, reducer=suited_to(config, plan.chosen.candidate.config)), _explained(plan)
 
 
 def _plan(config: TrainConfig, workload: Workload, device: torch.device) -> Plan:
@@ -76,7 +77,8 @@ def _compute_seconds(
     dataset: Any = workload.training_dataset()
     examples = [dataset[index % len(dataset)] for index in range(config.batch_size)]
     generator = randomness.generator_for(config.seed)
-    collated = to_device(default_collate(examples), device)
+    collate = workload.collate_function() or default_collate
+    collated = to_device(collate(examples), device)
     batch = workload.prepare_batch(collated, training=True, generator=generator)
     seconds = []
     for _ in range(1 + _ROUNDS):
@@ -85,14 +87,6 @@ def _compute_seconds(
         wait_for_device(device)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
-
-
-def _fitted(reducer: ReducerConfig, config: TrainConfig) -> ReducerConfig:
-    """Apply momentum before compression where the method gains by it and the optimizer has any."""
-    takes_over = config.optimizer == "sgd" and config.momentum > 0
-    if isinstance(reducer, SparseConfig) and takes_over:
-        return replace(reducer, momentum="local")
-    return reducer
 
 
 def _explained(plan: Plan) -> str:
