@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from gsdist.training.summary import RunSummary
+from gsdist.training.summary import EXCHANGE, RunSummary
 
 __all__ = [
     "colours",
@@ -145,9 +145,8 @@ def phase_seconds(run: RunSummary) -> dict[str, float]:
     The exchange runs in a thread of its own while backward waits for it at the end, so its phases are taken
     out of "backward"; where they overlap with computing, that part is counted as exchange.
     """
-    prefix = "exchange: "
-    seconds = {name.removeprefix(prefix): value for name, value in run.phase_seconds.items()}
-    exchange = sum(value for name, value in run.phase_seconds.items() if name.startswith(prefix))
+    seconds = {name.removeprefix(EXCHANGE): value for name, value in run.phase_seconds.items()}
+    exchange = sum(run.exchange_seconds)
     seconds["backward"] = max(0.0, seconds.get("backward", 0.0) - exchange)
     seconds.pop("evaluate", None)  # no part of a step
     return seconds

@@ -11,6 +11,7 @@ from gsdist.errors import DataError
 from gsdist.reducers.statistics import is_wire
 
 __all__ = [
+    "EXCHANGE",
     "SUMMARY_FILE",
     "RunSummary",
     "curves_of",
@@ -20,6 +21,8 @@ __all__ = [
 ]
 
 SUMMARY_FILE = "summary.json"
+EXCHANGE = "exchange: "
+"""Begins the names of phases that run in the exchange's thread."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,12 +69,13 @@ class RunSummary:
     @property
     def exchange_seconds(self) -> tuple[float, float]:
         """Return the seconds that the exchange computed and those in collectives, waiting included."""
-        prefix = "exchange: "
-        sums = {False: 0.0, True: 0.0}
-        for name, value in self.phase_seconds.items():
-            if name.startswith(prefix):
-                sums[is_wire(name.removeprefix(prefix))] += value
-        return sums[False], sums[True]
+        phases = {
+            name.removeprefix(EXCHANGE): value
+            for name, value in self.phase_seconds.items()
+            if name.startswith(EXCHANGE)
+        }
+        sending = sum(value for name, value in phases.items() if is_wire(name))
+        return sum(phases.values()) - sending, sending
 
     @property
     def sending_rate(self) -> float:
@@ -88,7 +92,7 @@ class RunSummary:
     def seconds(self) -> float:
         """Return the seconds that all phases of the run took, evaluation included."""
         return sum(
-            value for name, value in self.phase_seconds.items() if not name.startswith("exchange:")
+            value for name, value in self.phase_seconds.items() if not name.startswith(EXCHANGE)
         )
 
     def to_mapping(self) -> dict[str, Any]:

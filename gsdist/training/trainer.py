@@ -31,7 +31,7 @@ from gsdist.training.run_config import RunConfig, flatten
 from gsdist.training.selection import BestWeights
 from gsdist.training.signals import EXIT_TERMINATED, watch_signals
 from gsdist.training.stopwatch import Stopwatch
-from gsdist.training.summary import SUMMARY_FILE, RunSummary, curves_of
+from gsdist.training.summary import EXCHANGE, SUMMARY_FILE, RunSummary, curves_of
 from gsdist.training.versions import required_versions, warn_of_differences
 from gsdist.workloads import Workload
 
@@ -43,7 +43,6 @@ __all__ = ["Trainer"]
 _logger = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
 _TRAINING_PHASES = ("data", "forward", "backward", "optimizer")
-_EXCHANGE = "exchange: "
 _DROPOUT, _AUGMENTATION = 1, 2
 """Tell apart the streams of random numbers that one seed begets."""
 _MONITOR_INTERVAL, _MONITOR_MOST = 10, 1000
@@ -151,7 +150,6 @@ class Trainer:
     def _train_epoch(self) -> dict[str, float] | None:
         """Train to the end of the epoch or run; return the metrics if it ended with an evaluation."""
         config = self._config
-        results = None
         batches = self._feed.training_batches(
             epoch=self._epoch, first_batch=self._batch, augmentation=self._augmentation
         )
@@ -166,9 +164,8 @@ class Trainer:
             if self._step % config.log_every == 0 or done:
                 loss = self._log_training()
             self._progress.advance(self._step, loss)
-            due = epoch_ended if config.evaluate_every is None else False
-            if config.evaluate_every is not None:
-                due = self._step % config.evaluate_every == 0
+            every = config.evaluate_every
+            due = epoch_ended if every is None else self._step % every == 0
             unmasked = {}
             if self._callback.active and (epoch_ended or done):
                 unmasked = self._end_epoch(evaluate=due or done)
@@ -337,7 +334,7 @@ class Trainer:
                 final = self._workload.final_measures(model)
         statistics = self._learner.statistics()
         seconds = self._stopwatch.seconds | {
-            _EXCHANGE + phase: value for phase, value in statistics.seconds.items()
+            EXCHANGE + phase: value for phase, value in statistics.seconds.items()
         }
         training_seconds = self._training_seconds()
         summary = RunSummary(
