@@ -3,6 +3,7 @@
 Inputs go through the same transformation and end in the same linear head. They describe the whole graph.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ __all__ = ["BASELINES", "build_baseline"]
 _HEADS = 8
 
 
-class _Baseline(nn.Module):
+class _Baseline(nn.Module, ABC):
     def __init__(self, views: GraphViews, target: str, shape: ModelShape) -> None:
         super().__init__()
         self.target = target
@@ -39,9 +40,9 @@ class _Baseline(nn.Module):
         """List the node types whose features are read."""
         return views.node_types
 
+    @abstractmethod
     def describe(self, states: Mapping[str, Tensor]) -> Tensor:
         """Return the embeddings of all target nodes, from transformed features."""
-        raise NotImplementedError
 
     def forward(self, batch: ViewBatch) -> GraphOutput:
         """Describe the wanted nodes of a batch of the whole graph."""

@@ -1,5 +1,6 @@
 """Train on a graph with penalties that depend on parameters only and so never travel."""
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -41,18 +42,18 @@ class RegularisedGraphWorkload(Workload):
     config: GraphConfig
     metric_names: tuple[str, ...]
 
+    @abstractmethod
     def measure(self, model: nn.Module) -> Mapping[str, float]:
         """Measure `metric_names` on the whole graph, without gradients, in evaluation mode."""
-        raise NotImplementedError
 
+    @abstractmethod
     def training_batch(self, batch: Tensor, generator: torch.Generator | None) -> Any:
         """Return the prepared batch of places in the training set, int64 `(n,)`."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def views(self) -> GraphViews:
         """Return the graph that messages travel on."""
-        raise NotImplementedError
 
     @property
     def layers(self) -> int:
