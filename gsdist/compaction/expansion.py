@@ -18,34 +18,25 @@ def expansion_index(kept: Tensor) -> Tensor:
     return torch.where(kept, places, int(kept.sum()))
 
 
-def _expand(features: Tensor, index: Tensor) -> Tensor:
-    """Append one zero channel and gather; in ONNX a Pad and a Gather."""
-    return F.pad(features, (0, 0, 0, 0, 0, 1)).index_select(1, index)
+class _Expanded(nn.Module):
+    """Put the results of the layer behind it among zero channels at their places in the sum."""
+
+    expansion: Tensor
+
+    def __init__(self, *args: Any, kept: Tensor, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register_buffer("expansion", expansion_index(kept), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn the layer's input `(N, C, H, W)` into as many channels as `kept` is long."""
+        # one zero channel is appended and gathered from; in ONNX a Pad and a Gather
+        wider = F.pad(super().forward(features), (0, 0, 0, 0, 0, 1))
+        return wider.index_select(1, self.expansion)
 
 
-class ExpandedConv2d(nn.Conv2d):
+class ExpandedConv2d(_Expanded, nn.Conv2d):
     """Convolve, then put the results among zero channels at their places in the sum."""
 
-    expansion: Tensor
 
-    def __init__(self, *args: Any, kept: Tensor, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.register_buffer("expansion", expansion_index(kept), persistent=False)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Turn `(N, in_channels, H, W)` into as many channels as `kept` is long."""
-        return _expand(super().forward(features), self.expansion)
-
-
-class ExpandedBatchNorm2d(nn.BatchNorm2d):
+class ExpandedBatchNorm2d(_Expanded, nn.BatchNorm2d):
     """Normalise, then put the results among zero channels at their places in the sum."""
-
-    expansion: Tensor
-
-    def __init__(self, *args: Any, kept: Tensor, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.register_buffer("expansion", expansion_index(kept), persistent=False)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Turn `(N, num_features, H, W)` into as many channels as `kept` is long."""
-        return _expand(super().forward(features), self.expansion)
