@@ -5,7 +5,7 @@ for all students of a seed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.distillation.result import Result
@@ -45,6 +45,17 @@ class Experiment:
         return _check_digits(results) if self.data == "digits" else _check_order(results)
 
 
+_RECIPE = TrainConfig(
+    batch_size=32,
+    learning_rate=0.05,
+    schedule="multistep",
+    milestones=(0.625, 0.75, 0.875),
+    nesterov=True,
+    weight_decay=5e-4,
+    evaluate_every=10**9,
+    progress=False,
+)
+
 DIGITS = Experiment(
     data="digits",
     teacher="resnet8",
@@ -54,16 +65,7 @@ DIGITS = Experiment(
     epochs=60,
     teacher_epochs=15,
     seeds=5,
-    recipe=TrainConfig(
-        batch_size=32,
-        learning_rate=0.05,
-        schedule="multistep",
-        milestones=(0.625, 0.75, 0.875),
-        nesterov=True,
-        weight_decay=5e-4,
-        evaluate_every=10**9,
-        progress=False,
-    ),
+    recipe=_RECIPE,
 )
 """Few-shot digits. The row "kd-rotations" distils on rotated images without branches: on images so small
 it gets most of HSAKD's gain, so the order says nothing about the branches."""
@@ -77,19 +79,7 @@ CIFAR10 = Experiment(
     epochs=10,
     teacher_epochs=2,
     seeds=1,
-    recipe=TrainConfig(
-        batch_size=64,
-        learning_rate=0.05,
-        schedule="multistep",
-        milestones=(0.625, 0.75, 0.875),
-        nesterov=True,
-        weight_decay=5e-4,
-        amp="bf16",
-        evaluate_every=10**9,
-        checkpoint_every=100,
-        resume=True,
-        progress=False,
-    ),
+    recipe=replace(_RECIPE, batch_size=64, amp="bf16", checkpoint_every=100, resume=True),
 )
 """A fifth of CIFAR-10 for the students, and a schedule that one core can follow."""
 
