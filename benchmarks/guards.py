@@ -13,7 +13,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -48,19 +48,25 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print the table, write the JSON; 3 when there can be no lab."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.guards", description=__doc__)
     parser.add_argument("--blocks", type=int, default=40, help="with and without guards, per cell")
+    parser.add_argument(
+        "--control",
+        action="store_true",
+        help="take nothing out: how far from 0 the same measurement is of nothing",
+    )
     parser.add_argument("--json", metavar="PATH", help="write the result there; '-' is stdout")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.worker:
-        print(json.dumps(_work(options.blocks)))
+        print(json.dumps(_work(options.blocks, control=options.control)))
         return 0
     described, out = begin(options.json, threads=1)
     for model in _MODELS:
         load(model, _RANKS)
     try:
         with NetworkLab(_RANKS, _RATE, offloads=True) as lab:
-            worker = ["-m", "benchmarks.guards", "--worker", "--blocks", str(options.blocks)]
-            run = lab.run([sys.executable, *worker], timeout=_TIME_LIMIT)
+            command = [sys.executable, "-m", "benchmarks.guards", "--worker"]
+            command += ["--blocks", str(options.blocks), *["--control"] * options.control]
+            run = lab.run(command, timeout=_TIME_LIMIT)
     except LabUnavailable as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
@@ -74,56 +80,62 @@ def main(argv: list[str] | None = None) -> int:
             f"{cell['overhead']:>+9.2%}   {low:+.2%} to {high:+.2%}",
             file=out,
         )
-    write_report({"schema": SCHEMA, "environment": described, "guard_cells": cells}, options.json)
+    report = {
+        "schema": SCHEMA,
+        "environment": described,
+        "control": options.control,
+        "guard_cells": cells,
+    }
+    write_report(report, options.json)
     return 0
 
 
 def _cells(reports: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Add up the ranks; the last cell is all of them together."""
-    cells = []
-    for same in zip(*reports, strict=True):
-        guarded = [sum(block) for block in zip(*(one["guarded"] for one in same), strict=True)]
-        bare = [sum(block) for block in zip(*(one["bare"] for one in same), strict=True)]
-        hashing = sum(one["hash_seconds"] for one in same) / _HASH_INTERVAL
-        cells.append(
-            {"model": same[0]["model"], "method": same[0]["method"]}
-            | _compared([one + hashing for one in guarded], bare)
-            | {"guarded": guarded, "bare": bare, "hash_seconds": hashing * _HASH_INTERVAL}
-        )
-    every: dict[str, list[float]] = {
-        kind: [sum(block) for block in zip(*(cell[kind] for cell in cells), strict=True)]
+    cells = [
+        _added(ranks, ranks[0]["model"], ranks[0]["method"]) for ranks in zip(*reports, strict=True)
+    ]
+    return [*cells, _added(cells, "all", "together")]
+
+
+def _added(parts: Sequence[Mapping[str, Any]], model: str, method: str) -> dict[str, Any]:
+    """Add seconds block by block, and compare them."""
+    guarded, bare = (
+        [sum(block) for block in zip(*(part[kind] for part in parts), strict=True)]
         for kind in ("guarded", "bare")
-    }
-    hashing = sum(cell["hash_seconds"] for cell in cells) / _HASH_INTERVAL
-    together = _compared([one + hashing for one in every["guarded"]], every["bare"])
-    return [*cells, {"model": "all", "method": "together"} | together]
-
-
-def _compared(guarded: Sequence[float], bare: Sequence[float]) -> dict[str, Any]:
+    )
     low, high = interval_of_ratio(guarded, bare)
     without = statistics.median(bare)
     return {
+        "model": model,
+        "method": method,
         "cpu_seconds": without,
         "overhead": statistics.median(guarded) / without - 1,
         "interval": [low - 1, high - 1],
+        "guarded": guarded,
+        "bare": bare,
     }
 
 
 # ---- a rank ----------------------------------------------------------------------------------------------
 
 
-def _work(blocks: int) -> list[dict[str, Any]]:
+def _work(blocks: int, *, control: bool) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=120))
     cells = [
-        _measure(load(model, _RANKS), method, blocks) for model in _MODELS for method in _METHODS
+        _measure(load(model, _RANKS), method, blocks, control=control)
+        for model in _MODELS
+        for method in _METHODS
     ]
     dist.barrier()
     dist.destroy_process_group()
     return cells
 
 
-def _measure(gradients: CapturedGradients, method: str, blocks: int) -> dict[str, Any]:
+def _measure(
+    gradients: CapturedGradients, method: str, blocks: int, *, control: bool
+) -> dict[str, Any]:
     """Return processor seconds per exchange of this rank, block by block."""
     group = dist.group.WORLD
     assert group is not None
@@ -134,20 +146,21 @@ def _measure(gradients: CapturedGradients, method: str, blocks: int) -> dict[str
     for turn in range(driver.settling + count):
         driver.buffer.copy_(captured[turn % len(captured)])
         driver.exchange()
-    seconds: dict[str, list[float]] = {"guarded": [], "bare": []}
-    steps = 0
-    for block in range(2 * blocks):
-        # guarded, bare, bare, guarded, ...: a drift favours neither
-        guarded = block % 4 in (0, 3)
-        with nullcontext() if guarded else _without_guards():
-            steps_of_block = range(steps + 1, steps + count + 1)
-            spent = _exchange(driver, captured, monitor if guarded else None, steps_of_block)
-        steps += count * guarded
-        seconds["guarded" if guarded else "bare"].append(spent)
     started = time.process_time()
     parameter_hash([driver.buffer])
-    hash_seconds = time.process_time() - started
-    return {"model": gradients.model, "method": method, "hash_seconds": hash_seconds, **seconds}
+    hashing = (time.process_time() - started) / _HASH_INTERVAL
+    seconds: dict[str, list[float]] = {"guarded": [], "bare": []}
+    steps = range(1, count + 1)
+    for block in range(2 * blocks):
+        # guarded, bare, bare, guarded, ...: a drift favours neither
+        kind = "guarded" if block % 4 in (0, 3) else "bare"
+        guarded = control or kind == "guarded"
+        with nullcontext() if guarded else _without_guards():
+            spent = _exchange(driver, captured, monitor if guarded else None, steps)
+        seconds[kind].append(spent + guarded * hashing)
+        if guarded:
+            steps = range(steps.stop, steps.stop + count)
+    return {"model": gradients.model, "method": method, **seconds}
 
 
 def _exchange(

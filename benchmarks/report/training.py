@@ -23,7 +23,8 @@ def guards_section(result: Mapping[str, Any]) -> Section:
     head = ["gradients", "method", "CPU ms of both ranks", "guards", "95 % interval"]
     return Section(
         title="What it costs to be told of failures",
-        text="Exchanges of two workers with all guards and with them taken out, block by block in turns.",
+        text="Exchanges of two workers with all guards and with them taken out, block by block in turns."
+        + (" A control: nothing was taken out." if result["control"] else ""),
         tables=[Table(title="", head=head, rows=rows)],
     )
 
