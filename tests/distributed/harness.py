@@ -14,6 +14,17 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from gsdist.errors import CheckpointError
+
+
+def checkpoint_error(action: Callable[[], Any]) -> str:
+    """Return the message of the `CheckpointError` that an action raises, or "no error"."""
+    try:
+        action()
+    except CheckpointError as error:
+        return str(error)
+    return "no error"
+
 
 def run_ranks(
     function: Callable[..., Any],

@@ -16,14 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gsdist.errors import CheckpointError, ConfigError
+from gsdist.errors import ConfigError
 from gsdist.reducers import GsSgdConfig, GsSgdPaperConfig, ReducerConfig
 from gsdist.training import RunConfig, TrainConfig, Trainer, detect_launch, process_group
 from gsdist.training.checkpoint import CheckpointStore
 from gsdist.training.checkpoint_part import digest
 from gsdist.training.metrics import read_records
 from gsdist.workloads import ClassificationConfig, ClassificationWorkload
-from tests.distributed.harness import run_ranks
+from tests.distributed.harness import checkpoint_error, run_ranks
 
 
 def store_at(
@@ -73,14 +73,6 @@ def assert_same(found: Any, expected: Any) -> None:
         assert found == expected
 
 
-def _message(action: Any) -> str:
-    try:
-        action()
-    except CheckpointError as error:
-        return str(error)
-    return "no error"
-
-
 def _save_and_load(rank: int, world_size: int, folder: str) -> dict[str, str]:
     store = store_at(folder)
     assert store.newest() is None
@@ -96,8 +88,8 @@ def _save_and_load(rank: int, world_size: int, folder: str) -> dict[str, str]:
     if rank == 0:
         blocked.write_text("in the way")
     messages = {
-        "other settings": _message(store_at(folder, config={"seed": 1}).newest),
-        "unwritable": _message(lambda: store_at(blocked).save(1, replicated={}, own={})),
+        "other settings": checkpoint_error(store_at(folder, config={"seed": 1}).newest),
+        "unwritable": checkpoint_error(lambda: store_at(blocked).save(1, replicated={}, own={})),
     }
     store.save(5, replicated={}, own={})
     hostile = store.newest()
@@ -113,7 +105,7 @@ def _save_and_load(rank: int, world_size: int, folder: str) -> dict[str, str]:
     dist.barrier()
     hostile = store.newest()
     assert hostile is not None
-    messages["hostile"] = _message(lambda: store.load(hostile))
+    messages["hostile"] = checkpoint_error(lambda: store.load(hostile))
     return messages
 
 
@@ -133,7 +125,7 @@ def test_each_rank_gets_its_own_state_back(tmp_path: Path, monkeypatch: pytest.M
         assert "posix.system, which does not belong there" in messages["hostile"]
     assert not (tmp_path / "hostile-was-here").exists()
     with process_group(detect_launch({}), timedelta(seconds=10)):
-        message = _message(store_at(tmp_path / "store", residual="refuse").newest)
+        message = checkpoint_error(store_at(tmp_path / "store", residual="refuse").newest)
     assert "written by 2 worker(s)" in message and "this run has 1" in message
 
 

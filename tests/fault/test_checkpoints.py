@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gsdist
-from gsdist.errors import CheckpointError
 from gsdist.reducers import GsSgdConfig, GsSgdPaperConfig, ReducerConfig
 from gsdist.training.checkpoint import CheckpointStore
+from tests.distributed.harness import checkpoint_error
 from tests.fault.job import run_forked
 
 pytestmark = pytest.mark.timeout(400)
@@ -23,14 +23,6 @@ pytestmark = pytest.mark.timeout(400)
 
 def store_at(folder: str, **options: Any) -> CheckpointStore:
     return CheckpointStore(Path(folder), keep=2, config={}, config_hash="", **options)
-
-
-def message_of(action: Any) -> str:
-    try:
-        action()
-    except CheckpointError as error:
-        return str(error)
-    return "no error"
 
 
 # ---- damage ----------------------------------------------------------------------------------------------
@@ -53,14 +45,14 @@ def damaged(rank: int, world_size: int, folder: str) -> dict[str, str]:
     if rank == 0:
         flip_a_bit(next((found.path / "rank-00001").glob("*.distcp")))
     dist.barrier()
-    messages = {"residual": message_of(lambda: store.load(found))}
+    messages = {"residual": checkpoint_error(lambda: store.load(found))}
     loaded = store_at(folder, residual="reset").load(found)
     assert loaded.own is None and torch.equal(loaded.replicated["weight"], torch.ones(500))
     dist.barrier()
     if rank == 0:
         flip_a_bit(next((found.path / "replicated").glob("*.distcp")))
     dist.barrier()
-    messages["model"] = message_of(lambda: store_at(folder, residual="reset").load(found))
+    messages["model"] = checkpoint_error(lambda: store_at(folder, residual="reset").load(found))
     return messages
 
 
@@ -87,9 +79,9 @@ def out_of_space(rank: int, world_size: int, folder: str) -> list[str]:
         if rank == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
         messages.append(
-            message_of(lambda store=store, big=big: store.save(2, replicated={}, own=big))
+            checkpoint_error(lambda store=store, big=big: store.save(2, replicated={}, own=big))
         )
-        messages.append(message_of(store.finish))
+        messages.append(checkpoint_error(store.finish))
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         found = store.newest()
         assert found is not None and found.step == 1, "the old one is gone"
@@ -180,7 +172,7 @@ def test_what_is_kept_back_survives_changes_of_the_world_size(name: str, tmp_pat
 
 
 def refused(rank: int, world_size: int, folder: str) -> str:
-    return message_of(store_at(folder, residual="refuse").newest)
+    return checkpoint_error(store_at(folder, residual="refuse").newest)
 
 
 def test_another_world_size_can_be_refused(tmp_path: Path) -> None:
