@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := pyproject.toml setup.py requirements/lock.txt $(wildcard csrc/* csrc/cuda/*)
 
-.PHONY: help install demo test test-slow soak lint docs bench-kernels bench-quick bench lock clean
+.PHONY: help install demo test test-examples test-slow soak lint docs bench-kernels bench-quick bench lock clean
 
 help:
 	@echo "make demo          train CIFAR-10 on 2 processes, dense against gs-SGD, and write a report"
 	@echo "make test          run the tests"
+	@echo "make test-examples run every example, those with training libraries included"
 	@echo "make test-slow     run the acceptance tiers"
 	@echo "make soak          let jobs of a few processes fail at random for 20 minutes"
 	@echo "make lint          check style, types and import rules"
@@ -35,6 +36,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	GSDIST_REQUIRE_EXT=1 $(BIN)/python -m pytest -m "not slow"
+
+test-examples: $(INSTALLED)
+	GSDIST_REQUIRE_EXT=1 $(BIN)/python -m pytest tests/examples
 
 test-slow: $(INSTALLED)
 	GSDIST_REQUIRE_EXT=1 $(BIN)/python -m pytest -m slow

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 SLOW = ("compiled", "with_accelerate", "with_lightning", "with_transformers")
 """Examples that compile, or that import a training library."""
 RUNS = [
@@ -19,10 +20,10 @@ RUNS = [
 ]
 
 
-def torchrun(world_size: int, name: str, *arguments: str) -> str:
+def torchrun(world_size: int, script: Path, *arguments: str) -> str:
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(world_size), f"examples/{name}.py", *arguments),
+        *("--nproc-per-node", str(world_size), str(script), *arguments),
     ]
     done = subprocess.run(
         command,
@@ -48,12 +49,33 @@ def check(output: str) -> None:
 def test_loss_falls_and_bytes_are_saved(run: list[str]) -> None:
     if run[0].startswith("with_"):
         pytest.importorskip(run[0].removeprefix("with_"))
-    check(torchrun(2, *run))
+    name, *arguments = run
+    check(torchrun(2, EXAMPLES / f"{name}.py", *arguments))
 
 
 @pytest.mark.slow
 def test_hybrid_sharding_on_two_nodes_of_two() -> None:
-    check(torchrun(4, "hybrid_shard"))
+    check(torchrun(4, EXAMPLES / "hybrid_shard.py"))
+
+
+@pytest.mark.slow
+def test_three_lines_put_gs_sgd_into_a_script(tmp_path: Path) -> None:
+    plain = (Path(__file__).with_name("plain_ddp.py")).read_text()
+    lines = plain.splitlines()
+    added = {
+        "import torchvision": "import gsdist",
+        "    optimizer = ": "    state = gsdist.attach(model, gsdist.GsSgdConfig(), optimizer=optimizer)",
+        '            print(f"epoch {epoch} accuracy': "            print(state.stats())",
+    }
+    for place, line in added.items():
+        (position,) = (number for number, one in enumerate(lines) if one.startswith(place))
+        lines.insert(position + 1, line)
+    script = tmp_path / "train.py"
+    script.write_text("\n".join(lines) + "\n")
+    output = torchrun(2, script, "--output-dir", str(tmp_path))
+    (compression,) = re.findall(r"^10 steps, .* MB dense \((\d+\.\d)x\)", output, re.M)
+    assert float(compression) > 10
+    assert (tmp_path / "checkpoint.pth").exists()
 
 
 @pytest.mark.slow
