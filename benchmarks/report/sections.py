@@ -9,6 +9,7 @@ from benchmarks.report.convergence import convergence_section
 from benchmarks.report.graph import graph_section
 from benchmarks.report.parts import Figure, Section, Table
 from benchmarks.report.planner import plan_section, what_if_section
+from benchmarks.report.pruning import pruning_section
 from benchmarks.report.training import guards_section, hierarchical_section, outer_step_section
 from gsdist.training.plots import colours, draw_svg
 
@@ -52,12 +53,14 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
     rows = result.get("rows", [])
     if rows and "predicted_messages" in rows[0]:
         return _scaling(result)
+    if rows and rows[0].keys() & {"compact_accuracy", "speedup", "cost_weight"}:
+        return pruning_section(result)
     if rows and "wire_compression" in rows[0]:
         return convergence_section(result)
     raise ValueError(
         f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, collectives, "
         "directions, exchange, step, scaling, convergence, plan, what_if, hierarchical, outer_step, guards, "
-        "distillation or graph"
+        "distillation, pruning or graph"
     )
 
 
