@@ -98,7 +98,13 @@ def _distillation(result: Mapping[str, Any]) -> Section:
         title="",
         head=["student", "mean %", "sd", "seeds above baseline", "compression"],
         rows=[
-            [name, f"{m['mean']:.2f}", f"{m['sd']:.2f}", str(m["wins"]), f"{m['compression']:.1f}"]
+            [
+                name,
+                f"{m['mean']:.2f}",
+                "" if m["sd"] is None else f"{m['sd']:.2f}",
+                str(m["wins"]),
+                f"{m['compression']:.1f}",
+            ]
             for name, m in result["methods"].items()
         ],
     )
