@@ -112,7 +112,7 @@ class Contender:
             self.model.parameters(), lr=_LEARNING_RATE, momentum=0.9, nesterov=True
         )
         self._workload = workload
-        self._state = CONTENDERS[name](self.model, density)
+        self.state = CONTENDERS[name](self.model, density)
         self.settling, self.period = 0, 1
         if name in METHODS:
             self.settling, self.period = cycle_of(
@@ -143,16 +143,16 @@ class Contender:
         )
 
     def _counters(self) -> tuple[Mapping[str, float], int]:
-        if self._state is None:
+        if self.state is None:
             return {}, 0
-        statistics = self._state.stats()
+        statistics = self.state.stats()
         return statistics.seconds, statistics.payload_bytes_last_step
 
     def digest(self) -> str:
         """Return a hash of the parameters' bits."""
         digest = hashlib.sha256()
         for parameter in self.model.parameters():
-            digest.update(parameter.detach().contiguous().numpy().data)
+            digest.update(parameter.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
 
