@@ -275,7 +275,7 @@ def digits_counted(name, state, marks, dimension, source, found, values):
 def chosen_to_fill_up(name, state, marks, dimension, source, expected):
     """Tell whether the marked and the lowest three others of the last tiles are chosen.
 
-    More are wanted than were marked, so nothing is ranked.
+    More are wanted than were marked, so nothing is ranked; others were chosen before, 2^32 of them.
     """
     tiles = -(-dimension // TILE)
     state[4], state[0], state[2] = 0, len(expected) + 3, len(expected)
@@ -283,11 +283,13 @@ def chosen_to_fill_up(name, state, marks, dimension, source, expected):
     arguments = (state, marks, counts, dimension, *source)
     LastBlocks().launch(f"count_chosen_{name}", tiles, arguments)
     EMULATED.launch("place_tiles", 1, (counts[-4:], 2))
-    chosen = torch.full((2 * TILE,), -1)
+    counts[[-4, -2]] += 2**32
+    chosen = reserved(2**32 + 2 * TILE, torch.int64)
     arguments = (state, marks, counts, chosen, dimension, *source)
     LastBlocks().launch(f"write_chosen_{name}", tiles, arguments)
     others = np.setdiff1d(np.arange((tiles - 2) * TILE, dimension), expected)[:3]
-    return np.array_equal(chosen[: len(expected) + 3], np.sort(np.append(others, expected)))
+    chosen = chosen[2**32 : 2**32 + len(expected) + 3]
+    return np.array_equal(chosen, np.sort(np.append(others, expected)))
 
 
 def test_finding_estimates(in_order):
