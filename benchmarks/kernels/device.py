@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.kernels.baselines import TorchSketch
+from benchmarks.kernels.check import check_device_kernels
 from benchmarks.kernels.measure import SEED, Point
 from gsdist.sketch.cuda_kernels import THREADS, CudaKernels
 from gsdist.sketch.cuda_launch import NVRTC_OPTIONS, cuda_kernels, kernel_source
@@ -50,7 +51,7 @@ def _reduction_rate(table: torch.Tensor, rounds: int) -> float:
     probe = module.get_function("reduce_at_random")
     cells = cupy.from_dlpack(table)
     arguments = (cells, cupy.uint64(table.numel() // 32), cupy.uint64(SEED))
-    stream = cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream)
+    stream = cupy.cuda.Stream.from_external(torch.cuda.current_stream())
 
     def run() -> None:
         with stream:
@@ -122,7 +123,11 @@ def measure_device(arguments: argparse.Namespace, out: Any) -> dict[str, object]
         raise SystemExit("benchmarks.kernels --device cuda needs an NVIDIA GPU")
     print(f"GPU: {torch.cuda.get_device_name()}", file=out)
     results = []
-    for point in [SMALL] if arguments.quick else [SMALL, HEADLINE]:
+    points = [SMALL] if arguments.quick else [SMALL, HEADLINE]
+    for point in points:
+        check_device_kernels(cuda_kernels(), torch.device("cuda"), point.rows, point.columns)
+    print("all kernels agree with the reference", file=out)
+    for point in points:
         row: dict[str, object] = {
             "dimension": point.dimension,
             "rows": point.rows,

@@ -26,8 +26,6 @@ def kernels(request, monkeypatch):
 @pytest.fixture
 def deterministic():
     torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def normals(size, seed=0):
@@ -119,6 +117,7 @@ def test_a_graph_captures_a_whole_step():
         return sketch.heavy_coordinates(50)
 
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         step()
     torch.cuda.synchronize()
@@ -135,8 +134,8 @@ def test_cupy_arrays_in_cupy_arrays_out():
     cupy = pytest.importorskip("cupy")
     sketch_format = format_for(10_000)
     values = normals(10_000)
-    table = cupy.zeros(sketch_format.table_shape, cupy.float32)
     with cupy.cuda.Stream(non_blocking=True) as stream:
+        table = cupy.zeros(sketch_format.table_shape, cupy.float32)
         sketch = cuda.CudaSketch(sketch_format, table)
         sketch.encode(cupy.asarray(values.numpy()))
         indices = sketch.heavy_coordinates(20)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("gsdist._native")
 pytestmark = pytest.mark.skipif(
@@ -14,6 +15,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 from benchmarks.kernels.__main__ import main  # noqa: E402
+from benchmarks.kernels.check import check_device_kernels  # noqa: E402
+from gsdist.sketch.cuda_kernels import CudaKernels  # noqa: E402
+from tests.emulation.launcher import EmulatedLauncher  # noqa: E402
 
 TINY = ["--dimensions", "4096", "--rows", "3", "--columns", "256", "512", "--rounds", "2"]
 RATIOS = (
@@ -55,3 +59,16 @@ def test_json_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     main([*TINY, "--threads", "2", "--json", str(path)])
     check_report(json.loads(path.read_text()))
     assert "heavy_hitters" in capsys.readouterr().out
+
+
+class Slipping(CudaKernels):
+    """Choose the neighbours of what ought to be chosen."""
+
+    def top_k(self, values: torch.Tensor, k: int) -> torch.Tensor:
+        return super().top_k(values, k) + 1
+
+
+def test_a_gpu_is_checked_before_it_is_timed() -> None:
+    check_device_kernels(CudaKernels(EmulatedLauncher()), torch.device("cpu"), 3, 512)
+    with pytest.raises(SystemExit, match="top_k differs from the reference at rows=3"):
+        check_device_kernels(Slipping(EmulatedLauncher()), torch.device("cpu"), 3, 512)
