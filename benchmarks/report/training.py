@@ -89,7 +89,7 @@ def simulated_link_section(result: Mapping[str, Any]) -> Section:
     head += ["wire ms", "hidden", "kB"]
     return Section(
         title="Steps of one worker over a simulated link",
-        text=f"On {result['environment']['device']}. The exchange waits at every collective for what the cost "
+        text=f"On {result['environment']['device']}. The exchange waits at each collective as the cost "
         "model says; exposed and x are against the step without exchange, hidden is the share of the wire's "
         "time that does not show.",
         tables=[Table(title=title, head=head, rows=rows) for title, rows in groups.items()],

@@ -33,7 +33,9 @@ _HEADER = (
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.simulated_link", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.simulated_link", description=__doc__
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--models", nargs="+", choices=list(SOURCES), default=["resnet20"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD")

@@ -73,7 +73,7 @@ class _SleepingThread:
 
 
 class _SpinningStream:
-    """Spin on the GPU. Its clock follows the load, so what was asked for and taken calibrates what follows."""
+    """Spin on the GPU, whose clock follows the load: what was asked for and taken calibrates what follows."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

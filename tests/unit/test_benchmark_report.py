@@ -172,7 +172,10 @@ def test_every_kind_of_result_is_shown(pages: tuple[str, str]) -> None:
     assert "| dense | flat | 500.0 | 400.0 | 1.0 |" in pages[1]
     assert "| mean | 2.2000 | +1.23% | 25.00 | 101.9 |" in pages[1]
     assert "| encode of roofline | 0.654 |" in pages[1]
-    assert "| waiting | 12.00 | 9.00 | 8.00 | 4.10 | 1.50 | 1.40 to 1.60 | 6.00 | 50% | 4.3 |" in pages[1]
+    assert (
+        "| waiting | 12.00 | 9.00 | 8.00 | 4.10 | 1.50 | 1.40 to 1.60 | 6.00 | 50% | 4.3 |"
+        in pages[1]
+    )
     assert "| deviant | it computes something else |" in pages[1]
     for page in pages:
         assert "Threats to these numbers" in page and "abc123" in page

@@ -20,7 +20,9 @@ KERNELS = (ROOT / "csrc" / "cuda" / "kernels.cuh").read_text()
 
 def in_wheels(pattern):
     """Return what torch's wheels, or those beside them, bring of CUDA."""
-    return [str(path) for path in sorted((Path(torch.__file__).parents[1] / "nvidia").glob(pattern))]
+    return [
+        str(path) for path in sorted((Path(torch.__file__).parents[1] / "nvidia").glob(pattern))
+    ]
 
 
 @pytest.mark.timeout(300)

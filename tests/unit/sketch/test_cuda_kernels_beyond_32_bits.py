@@ -102,7 +102,9 @@ def test_locating_blocks():
     arguments = (buckets, 3, 320, SEED, first, blocks)
     LastBlocks().launch("locate_blocks", blocks_for(blocks), arguments)
     for row in range(3):
-        _, expected, _ = oracle.block_places(SEED, row, np.arange(blocks - 200, blocks) + first, 320)
+        _, expected, _ = oracle.block_places(
+            SEED, row, np.arange(blocks - 200, blocks) + first, 320
+        )
         assert np.array_equal(buckets[row, -200:], expected)
 
 
@@ -267,7 +269,9 @@ def digits_counted(name, state, marks, dimension, source, found, values):
     """Tell whether the highest digits of the marked are counted, where the last block of 64 is looked at."""
     arguments = (state, marks, dimension, 20, *source)
     BlockAt(dimension // 64).launch(f"count_digits_of_{name}", 1024, arguments)
-    begin = 64 * (dimension // 64 // THREADS * THREADS)  # where that thread block's last round begins
+    begin = 64 * (
+        dimension // 64 // THREADS * THREADS
+    )  # where that thread block's last round begins
     digits = magnitude_bits(values)[found >= begin] >> 20
     return np.array_equal(state[5:], np.bincount(digits, minlength=2048))
 
