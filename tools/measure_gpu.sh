@@ -35,7 +35,7 @@ part test-reducers 120 "$python" -m pytest -q tests/gpu/test_reducers.py
 part test-benchmarks 60 "$python" -m pytest -q tests/gpu/test_benchmarks.py
 part simulated-link 150 "$python" -m benchmarks.simulated_link --device cuda --models gpt-25m \
     --bandwidths 10Gbit 100Gbit --rounds 5 --json "$folder/simulated-link-gpu.json"
-part test-training 60 "$python" -m pytest -q tests/gpu/test_training.py
+part test-training 90 "$python" -m pytest -q tests/gpu/test_training.py tests/gpu/test_hybrid_shard.py
 part memcheck 120 compute-sanitizer --tool memcheck --error-exitcode 1 \
     "$python" -m pytest -q tests/gpu/test_sketch.py -k "$small"
 part racecheck 120 compute-sanitizer --tool racecheck --error-exitcode 1 \

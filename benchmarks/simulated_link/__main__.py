@@ -4,8 +4,10 @@ One worker trains under DistributedDataParallel with gsdist attached, on the CPU
 leaves it: at every collective its exchange waits as long as the planner's cost model says that a link of
 this bandwidth and latency among so many workers needs. The methods are those with which each of many workers
 computes what one does, which only all-reduce. All are timed in turn, and each beside the same step over no
-wire and a step without exchange. What this leaves out: other workers that come late, and links that are
-not as the model says.
+wire and a step without exchange. `wire` is what was waited, as measured; a dense exchange pays latency once
+per bucket of DDP, which `planned` counts once. `hidden`, the share of the wire's time that does not show,
+says little where that is shorter than steps vary. What all this leaves out: other workers that come late, and
+links that are not as the model says.
 """
 
 import argparse
