@@ -30,7 +30,7 @@ compared="regex:gsdist_(encode_dense|mask_cells|find_estimates)"
 
 part build 180 "$python" setup.py build_ext --inplace
 part test-sketch 150 "$python" -m pytest -q tests/gpu/test_sketch.py
-part kernels 120 "$python" -m benchmarks.kernels --device cuda --json "$folder/kernels-gpu.json"
+part kernels 150 "$python" -m benchmarks.kernels --device cuda --json "$folder/kernels-gpu.json"
 part test-reducers 120 "$python" -m pytest -q tests/gpu/test_reducers.py
 part test-benchmarks 60 "$python" -m pytest -q tests/gpu/test_benchmarks.py
 part simulated-link 150 "$python" -m benchmarks.simulated_link --device cuda --models gpt-25m \

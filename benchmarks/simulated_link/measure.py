@@ -64,7 +64,7 @@ class _Training:
         wait_for_device(self.setting.device)
         start = time.perf_counter()
         for turn in range(count):
-            contender.step(self.batches[turn % len(self.batches)])
+            contender.train(self.batches[turn % len(self.batches)])
         wait_for_device(self.setting.device)
         return (time.perf_counter() - start) / count
 

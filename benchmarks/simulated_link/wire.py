@@ -16,6 +16,8 @@ __all__ = ["SimulatedWire"]
 
 _FIRST_CYCLES = 200_000_000
 """About 0.1 s of a GPU, in which its clock comes up from idling."""
+_ENOUGH_SECONDS = 0.01
+"""Of spinning, to calibrate by: starting and stopping takes microseconds."""
 
 
 class _Pauses(Protocol):
@@ -98,7 +100,7 @@ class _SpinningStream:
     def taken(self) -> float:
         torch.cuda.synchronize(self._device)
         taken = 1e-3 * sum(begin.elapsed_time(end) for begin, end in self._spins)
-        if self._cycles:
+        if taken > _ENOUGH_SECONDS:
             self._cycles_per_second = self._cycles / taken
         self._spins, self._cycles = [], 0
         return taken

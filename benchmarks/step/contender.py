@@ -122,14 +122,8 @@ class Contender:
     def step(self, batch: Any) -> Step:
         """Train on one batch."""
         before, _ = self._counters()
-        cpu, times = _cpu_seconds(), [time.perf_counter()]
-        self._optimizer.zero_grad()
-        loss = self._workload.loss(self.model, batch).total
-        times.append(time.perf_counter())
-        loss.backward()
-        times.append(time.perf_counter())
-        self._optimizer.step()
-        times.append(time.perf_counter())
+        cpu = _cpu_seconds()
+        times = self.train(batch)
         cpu = _cpu_seconds() - cpu
         after, payload = self._counters()
         return Step(
@@ -141,6 +135,18 @@ class Contender:
             phases={name: total - before.get(name, 0.0) for name, total in after.items()},
             payload_bytes=payload,
         )
+
+    def train(self, batch: Any) -> list[float]:
+        """Train on one batch and count nothing; return the time at the start and after each part."""
+        times = [time.perf_counter()]
+        self._optimizer.zero_grad()
+        loss = self._workload.loss(self.model, batch).total
+        times.append(time.perf_counter())
+        loss.backward()
+        times.append(time.perf_counter())
+        self._optimizer.step()
+        times.append(time.perf_counter())
+        return times
 
     def _counters(self) -> tuple[Mapping[str, float], int]:
         if self.state is None:
