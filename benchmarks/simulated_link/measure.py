@@ -119,7 +119,7 @@ def _checked(name: str, training: _Training, wire: SimulatedWire) -> _Series | s
         planned = steps_of(
             config, lay_out(config, dict(training.network.named_parameters())), setting.ranks
         )
-        period = sum(times for times, _ in planned)
+        period = _period(planned)
         digests = []
         for way in (wire.in_place(), nullcontext()):
             with _same_bits_every_time(), way:
@@ -159,6 +159,11 @@ def sends_as_planned(sent: Iterable[tuple[Transfer, ...]], planned: Iterable[Ste
     return _bytes_by_kind((1, transfers) for transfers in sent) == _bytes_by_kind(planned)
 
 
+def _period(planned: Iterable[Step]) -> int:
+    """Return after how many steps a method begins anew."""
+    return sum(times for times, _ in planned)
+
+
 def _bytes_by_kind(steps: Iterable[Step]) -> Counter[str]:
     found: Counter[str] = Counter()
     for times, transfers in steps:
@@ -171,7 +176,7 @@ def _bytes_by_kind(steps: Iterable[Step]) -> Counter[str]:
 
 
 def _run_once(one: _Series, alone: Contender, training: _Training, wire: SimulatedWire) -> None:
-    period = sum(times for times, _ in one.planned)
+    period = _period(one.planned)
     with wire.in_place():
         one.wired.append(training.run(one.contender, period))
     one.wire.append(wire.seconds() / period)
@@ -205,8 +210,7 @@ def _figures(one: _Series, setting: Setting) -> dict[str, Any]:
     low, high = interval_of_ratio(one.wired, one.alone)
     median = statistics.median
     return {
-        "payload_bytes": sum(_bytes_by_kind(one.planned).values())
-        / sum(times for times, _ in one.planned),
+        "payload_bytes": sum(_bytes_by_kind(one.planned).values()) / _period(one.planned),
         "seconds_median": median(one.wired),
         "seconds_without_wire": median(one.free),
         "seconds_alone": median(one.alone),
