@@ -33,3 +33,25 @@ def encoded(table, values, offset):
     expected = table.copy()
     reference.encode_dense(expected, SEED, values, offset, 1)
     return expected
+
+
+def nearly_tied(size):
+    """Return values of which a fortieth is 1 and the rest so small that sums round by their order."""
+    values = 1e-7 * normals(16, size)
+    values[::40] = 1
+    return values
+
+
+def differ_within_rounding(chosen, table, expected_table, seed, dimension):
+    """Tell whether a selection is that of `expected_table` but for what the tables' difference decides.
+
+    No estimate, and so no threshold either, moves by more than the cell that differs most.
+    """
+    count = len(chosen)
+    expected = reference.heavy_hitters(expected_table, seed, dimension, count, 1)
+    estimates = np.empty(dimension, np.float32)
+    reference.estimate(expected_table, seed, np.arange(dimension), estimates, 1)
+    magnitudes = np.abs(estimates)
+    threshold = np.sort(magnitudes)[-count]
+    doubtful = magnitudes[np.setxor1d(chosen, expected)]
+    return bool(np.all(np.abs(doubtful - threshold) <= 2 * np.abs(table - expected_table).max()))

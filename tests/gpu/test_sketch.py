@@ -6,6 +6,7 @@ import torch
 from gsdist.sketch import CountSketch, SketchFormat, cuda, cuda_launch, select
 from gsdist.sketch.cuda_kernels import CudaKernels
 from gsdist.sketch.cuda_launch import cuda_kernels
+from tests.emulation.cases import differ_within_rounding, nearly_tied
 
 SIZES = [1, 63, 64, 65, 255, 256, 257, 1023, 1024, 1025, 1_000_003]
 NUMBERS = [torch.float32, torch.float16, torch.bfloat16]
@@ -65,6 +66,28 @@ def test_encoding_equals_the_cpu_to_rounding(size, number):
     on_gpu.encode(values.cuda(), 37)
     on_cpu.encode(values.float(), 37)
     torch.testing.assert_close(on_gpu._cells.cpu(), on_cpu.table, rtol=1e-4, atol=1e-4)
+
+
+def test_selections_differ_from_the_cpu_within_rounding():
+    values = nearly_tied(1_000_000)
+    on_gpu, on_cpu = both(format_for(1_000_000))
+    on_gpu.encode(torch.from_numpy(values).cuda())
+    on_cpu.encode(torch.from_numpy(values))
+    tables = on_gpu._cells.cpu().numpy(), on_cpu.table.numpy()
+    chosen = on_gpu.heavy_coordinates(10_000).cpu().numpy()
+    assert differ_within_rounding(chosen, *tables, 9, 1_000_100)
+
+
+def test_the_same_selection_in_every_run_and_on_the_cpu(deterministic):
+    values = torch.from_numpy(nearly_tied(1_000_000))
+    chosen = []
+    for _ in range(3):
+        on_gpu, on_cpu = both(format_for(1_000_000))
+        on_gpu.encode(values.cuda())
+        on_cpu.encode(values)
+        assert torch.equal(on_gpu._cells.cpu(), on_cpu.table)
+        chosen += [on_gpu.heavy_coordinates(10_000).cpu(), on_cpu.heavy_coordinates(10_000)]
+    assert all(torch.equal(one, chosen[0]) for one in chosen)
 
 
 @pytest.mark.parametrize("rows", range(1, 16, 2))

@@ -12,7 +12,9 @@ from tests.emulation.cases import (
     THREADS,
     TILE,
     TOP,
+    differ_within_rounding,
     encoded,
+    nearly_tied,
     normals,
     same_bits,
     table_of,
@@ -86,6 +88,16 @@ def test_the_emulation_shows_that_atomic_sums_depend_on_the_threads():
     expected = encoded(table, values, 0)
     assert not same_bits(cells, expected)
     np.testing.assert_allclose(cells, expected, atol=1e-3)
+
+
+def test_after_atomic_sums_selections_differ_within_rounding():
+    values = nearly_tied(40_000)
+    kernels, cells = CudaKernels(EmulatedLauncher(1)), torch.zeros(3, 4096)
+    kernels.encode_dense(cells, SEED, torch.from_numpy(values), 0)
+    expected = encoded(np.zeros((3, 4096), np.float32), values, 0)
+    chosen = kernels.heavy_hitters(cells, SEED, 40_000, 500).numpy()
+    assert differ_within_rounding(chosen, cells.numpy(), expected, SEED, 40_000)
+    assert chosen.tolist() != reference.heavy_hitters(expected, SEED, 40_000, 500, 1).tolist()
 
 
 @pytest.mark.parametrize("number", NUMBERS)
