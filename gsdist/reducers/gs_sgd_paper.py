@@ -122,12 +122,13 @@ class GsSgdPaperReducer(CompressedReducer[GsSgdPaperConfig]):
         flag = torch.tensor([float(not self._finite)], device=self._device)
         buffer = self._wire.pack(table, flag)
         self._all_reduce(buffer, "allreduce_table")
-        overflown = buffer[-1] == 0 and not all_finite(buffer)
-        if overflown and buffer.dtype != torch.float32:
+        finite = all_finite(buffer)
+        if not finite and buffer.dtype != torch.float32 and buffer[-1].item() == 0:
             self._recorder.repeated()
             buffer = self._wire.pack(table, flag, exact=True)
             self._all_reduce(buffer, "allreduce_table")
-        if buffer[-1] != 0 or not all_finite(buffer):
+            finite = all_finite(buffer)
+        if not finite or buffer[-1].item() != 0:
             return False
         self._wire.unpack(buffer, table)
         self._wire.remember(table)
