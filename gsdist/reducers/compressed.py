@@ -187,7 +187,7 @@ class CompressedReducer(ABC, Generic[ConfigT]):
     def _clear_step(self) -> None:
         self._pending: list[GradientBucket] = []
         self._finite: bool | Tensor = True
-        """Whether what was absorbed so far is finite; on a GPU a scalar until all is."""
+        """Whether what is compressed is finite, so far; on a GPU a scalar until all is there."""
         self._scale = 1.0
         self._gradient_factor = 1.0
 
@@ -220,7 +220,7 @@ class CompressedReducer(ABC, Generic[ConfigT]):
             self._dense.copy_(torch.cat(ordered)).mul_(self._gradient_factor)
         if self._dense_mask is not None:
             self._dense.mul_(self._dense_mask)
-        self._finite = bool(self._finite) and all_finite(self._dense)
+        self._finite = bool(self._finite)  # a dense set that is not shows in its sum
 
     def _absorb_clipped(self, clip_norm: float) -> None:
         """Clip this worker's gradient to clip_norm * sqrt(world size) and absorb it.

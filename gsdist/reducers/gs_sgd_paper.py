@@ -107,6 +107,8 @@ class GsSgdPaperReducer(CompressedReducer[GsSgdPaperConfig]):
         return Update(sums=sums[best], indices=selected, sent=selected, dense_sums=dense_sums)
 
     def _complete_sketch(self) -> None:
+        # Tables travel before the dense set and leave a scale behind; a step given up must leave nothing.
+        self._finite = bool(self._finite) and all_finite(self._dense)
         if self._sketches_on_push or not self._finite:  # selection needs finite values
             return
         with self._recorder.phase("encode"):

@@ -38,7 +38,8 @@ def torch_dtype(name: WireDtype) -> torch.dtype:
 
 def largest(values: Tensor) -> float:
     """Return the largest magnitude of values; NaN or infinity if any of them is not finite."""
-    return float(values.abs().max())
+    low, high = torch.aminmax(values)
+    return max(-low.item(), high.item())
 
 
 class SumWire:
