@@ -283,7 +283,7 @@ class CompressedReducer(ABC, Generic[ConfigT]):
 
     def _flag_and_lanes(self, indices: Tensor | None) -> Tensor:
         """Return what, summed, tells every rank whether the step may be applied; float32."""
-        candidates = 0 if indices is None else crc32(indices.numpy(force=True).data)
+        candidates = 0 if indices is None else crc32(indices.cpu().numpy().data)
         self._agreed = (self._step, self._fingerprint, self._scale, candidates)
         lanes = self._lanes.of(not self._finite, _AGREED.pack(*self._agreed))
         return lanes.to(self._device)
