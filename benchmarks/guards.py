@@ -2,9 +2,10 @@
 
 Run ``python -m benchmarks.guards``. Two workers exchange real gradients over links of 1 Gb/s, in blocks with
 and without guards by turns, and processor seconds of all threads are compared. Guards are the record of
-collectives, the checks that all ranks sum the same and that sums are finite, and the ranks' comparison, as
-often as a run of such short steps makes it. The hash of all parameters, every 1000 steps, is timed by itself
-and added. The product has no switch for any of this; here the functions are replaced.
+collectives and the checks that all ranks sum the same and that sums are finite. The product has no switch for
+any of this; here the functions are replaced. What many steps share is too rare for blocks, so it is timed by
+itself and added: the ranks' comparison, as often as a run of such short steps makes it, and the hash of all
+parameters, every 1000 steps.
 """
 
 import argparse
@@ -25,11 +26,13 @@ from torch import Tensor
 
 from benchmarks.bootstrap import interval_of_ratio
 from benchmarks.exchange.driver import Driver
-from benchmarks.exchange.methods import METHODS
+from benchmarks.exchange.methods import METHODS, Config
 from benchmarks.gradients import CapturedGradients, load
 from benchmarks.netlab import LabUnavailable, NetworkLab
 from benchmarks.output import begin, write_report
+from gsdist.reducers.agreement_lanes import LANES
 from gsdist.reducers.compressed import CompressedReducer
+from gsdist.reducers.factors import FactorConfig
 from gsdist.reducers.gs_sgd import GsSgdReducer
 from gsdist.training.monitor import RankMonitor, parameter_hash
 
@@ -41,6 +44,9 @@ _DENSITY = 0.004
 _EXCHANGES = 10
 """Per block, at least; whole rounds of a method that repeats itself, or blocks would differ by themselves."""
 _MONITOR_INTERVAL, _HASH_INTERVAL = 10, 1000
+_COMPARISONS = 20
+_SETTLING_SECONDS = 0.002
+"""In which the threads of a backend are done with a comparison that nobody waits for."""
 _TIME_LIMIT = 900.0
 
 
@@ -140,59 +146,78 @@ def _measure(
     group = dist.group.WORLD
     assert group is not None
     captured = gradients.of(dist.get_rank())
-    driver = Driver(METHODS[method](_DENSITY), gradients.shapes, group)
-    monitor = RankMonitor(_MONITOR_INTERVAL, _HASH_INTERVAL)
+    config = METHODS[method](_DENSITY)
+    driver = Driver(config, gradients.shapes, group)
     count = driver.period * math.ceil(_EXCHANGES / driver.period)
     for turn in range(driver.settling + count):
         driver.buffer.copy_(captured[turn % len(captured)])
         driver.exchange()
-    started = time.process_time()
-    parameter_hash([driver.buffer])
-    hashing = (time.process_time() - started) / _HASH_INTERVAL
+    beside = _comparing(driver) + _hashing(driver.buffer)
     seconds: dict[str, list[float]] = {"guarded": [], "bare": []}
-    steps = range(1, count + 1)
     for block in range(2 * blocks):
         # guarded, bare, bare, guarded, ...: a drift favours neither
         kind = "guarded" if block % 4 in (0, 3) else "bare"
         guarded = control or kind == "guarded"
-        with nullcontext() if guarded else _without_guards():
-            spent = _exchange(driver, captured, monitor if guarded else None, steps)
-        seconds[kind].append(spent + guarded * hashing)
-        if guarded:
-            steps = range(steps.stop, steps.stop + count)
+        with nullcontext() if guarded else _without_guards(config):
+            spent = _exchange(driver, captured, count)
+        seconds[kind].append(spent + guarded * beside)
     return {"model": gradients.model, "method": method, **seconds}
 
 
-def _exchange(
-    driver: Driver, captured: list[Tensor], monitor: RankMonitor | None, steps: range
-) -> float:
+def _exchange(driver: Driver, captured: list[Tensor], count: int) -> float:
     """Exchange a block; return this process's processor seconds per exchange."""
     total = 0.0
-    for step in steps:
-        driver.buffer.copy_(captured[step % len(captured)])
+    for turn in range(count):
+        driver.buffer.copy_(captured[turn % len(captured)])
         total += driver.exchange().cpu_seconds
-        if monitor is not None and monitor.due(step):
-            started = time.process_time()
-            seconds = driver.reducer.statistics().seconds
-            spent = sum(seconds.values())  # of all steps, bare ones too: at most twice a run's
-            monitor.exchange(step, stop=False, waited=0.0, seconds=spent, parameters=None)
-            total += time.process_time() - started
-    return total / len(steps)
+    return total / count
+
+
+def _comparing(driver: Driver) -> float:
+    """Return processor seconds per step of the ranks' comparison where a step is an exchange.
+
+    Between two comparisons there is an exchange, which evicts them from the caches as in a run.
+    """
+    monitor = RankMonitor(_MONITOR_INTERVAL, _HASH_INTERVAL)
+    step, before, seconds, spent = 0, 0, 0.0, []
+    for _ in range(_COMPARISONS):
+        before, step = step, step + _MONITOR_INTERVAL
+        while not monitor.due(step):
+            step += _MONITOR_INTERVAL
+        seconds += (step - before) * driver.exchange().seconds
+        started = time.process_time()
+        monitor.exchange(step, stop=False, waited=0.0, seconds=seconds, parameters=None)
+        time.sleep(_SETTLING_SECONDS)
+        spent.append(time.process_time() - started)
+    monitor.finish()
+    return statistics.median(spent) / (step - before)
+
+
+def _hashing(parameters: Tensor) -> float:
+    """Return processor seconds per step of the hash of all parameters."""
+    started = time.process_time()
+    parameter_hash([parameters])
+    return (time.process_time() - started) / _HASH_INTERVAL
 
 
 @contextmanager
-def _without_guards() -> Iterator[None]:
-    """Take out whatever finds failures; what is summed keeps its size."""
-
-    def unguarded(*_: Any) -> nullcontext[None]:
-        return nullcontext()
-
-    lanes, nothing = torch.zeros(32), torch.zeros(1, dtype=torch.int64)
+def _without_guards(config: Config) -> Iterator[None]:
+    """Take out of a method whatever finds failures; what is summed keeps its size."""
+    done, nothing = nullcontext(), torch.zeros(1, dtype=torch.int64)
+    lanes = torch.zeros(1 + LANES)
     with ExitStack() as stack:
         for module in ("all_reduce", "all_gather", "point_to_point"):
-            stack.enter_context(patch(f"gsdist.collectives.{module}.guarded", unguarded))
-        stack.enter_context(patch("gsdist.reducers.compressed.bit_lanes", lambda _: lanes))
-        stack.enter_context(patch.object(CompressedReducer, "_accepts", lambda *_: True))
+            stack.enter_context(patch(f"gsdist.collectives.{module}.guarded", lambda *_: done))
+        for module in ("compressed", "gs_sgd_paper"):
+            stack.enter_context(patch(f"gsdist.reducers.{module}.all_finite", lambda _: True))
+        for name, replacement in {
+            "_flag_and_lanes": lambda *_, **__: lanes,
+            "_accepts": lambda *_, **__: True,
+        }.items():
+            stack.enter_context(patch.object(CompressedReducer, name, replacement))
+        if isinstance(config, FactorConfig) and config.wire_dtype == "float32":
+            # in half precision it is the method that needs it, for the next scale
+            stack.enter_context(patch("gsdist.reducers.factors.largest", lambda _: 1.0))
         stack.enter_context(patch.object(GsSgdReducer, "_basis_fingerprint", lambda _: nothing))
         yield
 

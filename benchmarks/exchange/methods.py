@@ -24,7 +24,7 @@ from gsdist.reducers import (
 )
 from gsdist.reducers.gs_sgd_config import ByteBudget
 
-__all__ = ["METHODS", "ORIGINAL", "build_method", "cycle_of", "tolerance_of"]
+__all__ = ["METHODS", "ORIGINAL", "Config", "build_method", "cycle_of", "tolerance_of"]
 
 Config = ReducerConfig | OriginalGTopKConfig
 ORIGINAL = "g-top-k-original"

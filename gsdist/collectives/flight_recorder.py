@@ -8,7 +8,7 @@ import os
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
@@ -27,7 +27,8 @@ class RecordedCollective:
     """Who asked for it, such as "step 12, allreduce_values"."""
     size: int
     """Bytes handed over."""
-    started: float = field(default_factory=time.monotonic)
+    started: float
+    """When, by `time.monotonic`."""
     seconds: float | None = None
     """How long it took; None while it is under way."""
     failure: str | None = None
@@ -56,7 +57,7 @@ class FlightRecorder:
     def begin(self, phase: str, size: int) -> RecordedCollective:
         """Remember a collective that starts now."""
         with self._lock:
-            entry = RecordedCollective(sequence=self._count, phase=phase, size=size)
+            entry = RecordedCollective(self._count, phase, size, time.monotonic())
             self._count += 1
             self._ring.append(entry)
         return entry

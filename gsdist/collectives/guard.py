@@ -30,8 +30,7 @@ _STORE_SECONDS = 0.5
 _POLL_SECONDS = 0.02
 
 
-@contextmanager
-def guarded(buffer: Tensor, group: dist.ProcessGroup | None, phase: str) -> Iterator[None]:
+class guarded:  # named like the functions of contextlib, whose machinery would cost three times as much
     """Remember the collective on `buffer` inside, and raise its failure as gsdist's.
 
     After a failure the group must not be used again: its messages no longer match.
@@ -41,14 +40,24 @@ def guarded(buffer: Tensor, group: dist.ProcessGroup | None, phase: str) -> Iter
         PeerLost: a peer's connection broke.
         CollectiveError: the backend failed otherwise.
     """
-    entry = FLIGHT_RECORDER.begin(phase, buffer.numel() * buffer.element_size())
-    try:
-        yield
-    except RuntimeError as error:
-        FLIGHT_RECORDER.finish(entry, failure=str(error))
-        what = f"{phase} failed on {buffer.numel()} x {buffer.dtype}"
-        raise _translated(error, group, what, entry.seconds) from error
-    FLIGHT_RECORDER.finish(entry)
+
+    __slots__ = ("_buffer", "_entry", "_group")
+
+    def __init__(self, buffer: Tensor, group: dist.ProcessGroup | None, phase: str) -> None:
+        self._buffer, self._group = buffer, group
+        self._entry = FLIGHT_RECORDER.begin(phase, buffer.nbytes)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        entry, buffer = self._entry, self._buffer
+        if error is None:
+            FLIGHT_RECORDER.finish(entry)
+        elif isinstance(error, RuntimeError):
+            FLIGHT_RECORDER.finish(entry, failure=str(error))
+            what = f"{entry.phase} failed on {buffer.numel()} x {buffer.dtype}"
+            raise _translated(error, self._group, what, entry.seconds) from error
 
 
 @contextmanager

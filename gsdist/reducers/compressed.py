@@ -25,7 +25,7 @@ from gsdist.collectives import (
     require_agreement,
 )
 from gsdist.errors import ConfigError, ConfigMismatch, NonFiniteGradient
-from gsdist.reducers.agreement_lanes import all_agree, bit_lanes
+from gsdist.reducers.agreement_lanes import FlagAndLanes, all_agree
 from gsdist.reducers.config import CompressedConfig, SparseConfig
 from gsdist.reducers.finite import all_finite
 from gsdist.reducers.layout import FlatLayout, Segment
@@ -35,6 +35,9 @@ from gsdist.sketch.on_device import compensate, top_k
 
 __all__ = ["CompressedReducer", "Update"]
 
+_AGREED_NAMES = ("step", "configuration", "loss scale", "candidates")
+_AGREED = struct.Struct("<QIdI")
+"""What all ranks must hold alike when they exchange."""
 _MASKING_LIMIT = 0.05
 """Density above which masking cancels more momentum than it protects (Sketched-SGD, section 5)."""
 
@@ -101,6 +104,7 @@ class CompressedReducer(ABC, Generic[ConfigT]):
         self._momentum_correction = momentum
         self._loss_scaled = loss_scaled
         self._fingerprint = crc32(repr((asdict(config), layout.fingerprint(), momentum)).encode())
+        self._lanes = FlagAndLanes()
         self._recorder = StatisticsRecorder(dense_bytes_per_step=4 * layout.numel)
         self._step = 0
         self._device = layout.device
@@ -120,8 +124,8 @@ class CompressedReducer(ABC, Generic[ConfigT]):
     def _exchange(self) -> Update | None:
         """Exchange `_corrected` and `_dense`; None when all ranks give the step up.
 
-        Must include `_flag_and_lanes` in a summed float32 buffer and ask `_accepts` about the sum before
-        any state changes.
+        Must include `_flag_and_lanes` in a summed buffer and ask `_accepts` about the sum before any state
+        changes.
         """
 
     def _allocate(self) -> None:
@@ -183,7 +187,7 @@ class CompressedReducer(ABC, Generic[ConfigT]):
     def _clear_step(self) -> None:
         self._pending: list[GradientBucket] = []
         self._finite: bool | Tensor = True
-        """Whether what was absorbed so far is finite; on a GPU a scalar until all is."""
+        """Whether what is compressed is finite, so far; on a GPU a scalar until all is there."""
         self._scale = 1.0
         self._gradient_factor = 1.0
 
@@ -216,7 +220,7 @@ class CompressedReducer(ABC, Generic[ConfigT]):
             self._dense.copy_(torch.cat(ordered)).mul_(self._gradient_factor)
         if self._dense_mask is not None:
             self._dense.mul_(self._dense_mask)
-        self._finite = bool(self._finite) and all_finite(self._dense)
+        self._finite = bool(self._finite)  # a dense set that is not shows in its sum
 
     def _absorb_clipped(self, clip_norm: float) -> None:
         """Clip this worker's gradient to clip_norm * sqrt(world size) and absorb it.
@@ -252,7 +256,7 @@ class CompressedReducer(ABC, Generic[ConfigT]):
         buffer = torch.cat([self._corrected, self._dense, self._flag_and_lanes(indices=None)])
         self._all_reduce(buffer, "allreduce_dense")
         sums = buffer[: size + self._layout.dense_size]
-        if not self._accepts(sums, buffer[sums.numel() :]):
+        if not self._accepts(buffer[sums.numel() :], finite=all_finite(sums)):
             return None
         return Update(sums=sums[:size], indices=None, sent=None, dense_sums=sums[size:])
 
@@ -271,7 +275,7 @@ class CompressedReducer(ABC, Generic[ConfigT]):
         buffer = torch.cat([values, self._dense, self._flag_and_lanes(agreed)])
         self._all_reduce(buffer, "allreduce_values")
         sums = buffer[: values.numel() + self._layout.dense_size]
-        if not self._accepts(sums, buffer[sums.numel() :]):
+        if not self._accepts(buffer[sums.numel() :], finite=all_finite(sums)):
             return None
         return sums[: values.numel()], sums[values.numel() :]
 
@@ -279,25 +283,25 @@ class CompressedReducer(ABC, Generic[ConfigT]):
 
     def _flag_and_lanes(self, indices: Tensor | None) -> Tensor:
         """Return what, summed, tells every rank whether the step may be applied; float32."""
-        self._agreed = {
-            "step": self._step,
-            "configuration": self._fingerprint,
-            "loss scale": crc32(struct.pack("<d", self._scale)),
-            "candidates": 0 if indices is None else crc32(indices.cpu().numpy().data),
-        }
-        flag = torch.tensor([float(not self._finite)])
-        return torch.cat([flag, bit_lanes(list(self._agreed.values()))]).to(self._device)
+        candidates = 0 if indices is None else crc32(indices.cpu().numpy().data)
+        self._agreed = (self._step, self._fingerprint, self._scale, candidates)
+        lanes = self._lanes.of(not self._finite, _AGREED.pack(*self._agreed))
+        return lanes.to(self._device)
 
-    def _accepts(self, sums: Tensor, flag_and_lanes: Tensor) -> bool:
+    def _accepts(self, summed: Tensor, *, finite: bool) -> bool:
         """Judge a reduced buffer from its bits alone, so that every rank judges alike.
+
+        `summed` are flag and lanes, `finite` tells whether all other sums are.
 
         Raises:
             ConfigMismatch: on every rank, when ranks disagree.
         """
-        if not all_agree(flag_and_lanes[1:], self._world_size):
-            require_agreement(self._agreed, self._group, subject="state of the exchange")
+        flag, *lanes = summed.tolist()
+        if not all_agree(lanes, self._world_size):
+            agreed = dict(zip(_AGREED_NAMES, self._agreed, strict=True))
+            require_agreement(agreed, self._group, subject="state of the exchange")
             raise ConfigMismatch("the agreement lanes of the exchange were damaged in transport")
-        return bool(flag_and_lanes[0] == 0) and all_finite(sums)
+        return finite and flag == 0
 
     def _all_reduce(self, buffer: Tensor, phase: str) -> None:
         """Sum a buffer over the group, counted under a phase."""

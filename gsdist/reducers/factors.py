@@ -4,6 +4,7 @@ Collectives: per sum one all-reduce of all parts, flag and agreement lanes; a ha
 overflows is repeated in float32.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -15,8 +16,7 @@ from torch import Tensor
 from gsdist.errors import ConfigError
 from gsdist.reducers.compressed import CompressedReducer
 from gsdist.reducers.config import CompressedConfig, check_fields
-from gsdist.reducers.finite import all_finite
-from gsdist.reducers.wire import SumWire
+from gsdist.reducers.wire import SumWire, largest
 
 __all__ = ["FactorConfig", "FactorReducer", "split_like"]
 
@@ -71,14 +71,15 @@ class FactorReducer(CompressedReducer[FactorConfigT]):
             buffer = wire.pack(values, lanes, exact=exact)
             wire.unpack(buffer, own)
             self._all_reduce(buffer, f"allreduce_{subject}")
-            tail = buffer[values.numel() :].float()
-            if buffer.dtype == torch.float32 or tail[0] != 0 or all_finite(buffer):
+            wire.unpack(buffer, sums)
+            summed_lanes, peak = buffer[values.numel() :], largest(sums)
+            finite = math.isfinite(peak)
+            if finite or buffer.dtype == torch.float32 or summed_lanes[0] != 0:
                 break
             self._recorder.repeated()
-        wire.unpack(buffer, sums)
-        if not self._accepts(sums, tail):
+        if not self._accepts(summed_lanes, finite=finite):
             return None
-        wire.remember(sums)
+        wire.peak = peak
         return split_like(sums, shapes), split_like(own, shapes)
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,7 +11,9 @@ __all__ = ["all_finite"]
 def all_finite(values: Tensor) -> bool:
     """Tell whether no value is NaN or infinite; for tensors of float32 and below, of any shape.
 
-    A sum in float64 cannot overflow where no summand does, and reads the values once: on a CPU it takes a
-    ninth of the time of `torch.isfinite(values).all()`.
+    What is not finite never leaves a sum. One in float32 is fastest; where it overflows by itself, one in
+    float64 does not.
     """
-    return math.isfinite(values.sum(dtype=torch.float64))
+    return math.isfinite(values.sum(dtype=torch.float32)) or math.isfinite(
+        values.sum(dtype=torch.float64)
+    )

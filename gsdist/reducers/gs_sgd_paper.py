@@ -107,6 +107,8 @@ class GsSgdPaperReducer(CompressedReducer[GsSgdPaperConfig]):
         return Update(sums=sums[best], indices=selected, sent=selected, dense_sums=dense_sums)
 
     def _complete_sketch(self) -> None:
+        # Tables travel before the dense set and leave a scale behind; a step given up must leave nothing.
+        self._finite = bool(self._finite) and all_finite(self._dense)
         if self._sketches_on_push or not self._finite:  # selection needs finite values
             return
         with self._recorder.phase("encode"):
@@ -122,12 +124,13 @@ class GsSgdPaperReducer(CompressedReducer[GsSgdPaperConfig]):
         flag = torch.tensor([float(not self._finite)], device=self._device)
         buffer = self._wire.pack(table, flag)
         self._all_reduce(buffer, "allreduce_table")
-        overflown = buffer[-1] == 0 and not all_finite(buffer)
-        if overflown and buffer.dtype != torch.float32:
+        finite = all_finite(buffer)
+        if not finite and buffer.dtype != torch.float32 and buffer[-1].item() == 0:
             self._recorder.repeated()
             buffer = self._wire.pack(table, flag, exact=True)
             self._all_reduce(buffer, "allreduce_table")
-        if buffer[-1] != 0 or not all_finite(buffer):
+            finite = all_finite(buffer)
+        if not finite or buffer[-1].item() != 0:
             return False
         self._wire.unpack(buffer, table)
         self._wire.remember(table)

@@ -59,7 +59,7 @@ class ExchangeStatistics:
     """Bytes by parameter: those of each step, divided in proportion to the numbers of each parameter that
     were summed in it."""
     repeated_sums: int = 0
-    """Half-precision sums that overflowed and were made again in float32."""
+    """Half-precision sums that were not finite and were made again in float32."""
     residual_norm: float
     """Euclidean norm of this rank's residual; 0 for methods without one."""
 

@@ -106,7 +106,8 @@ class SketchedSgdReducer(GsSgdPaperReducer):
         summed_tail = result[: tail.numel()].view(torch.float32)
         selected, sums = unpack_entries(result[tail.numel() :], size)
         dense_sums = summed_tail[: self._layout.dense_size]
-        if not self._accepts(torch.cat([sums, dense_sums]), summed_tail[dense_sums.numel() :]):
+        finite = all_finite(sums) and all_finite(dense_sums)
+        if not self._accepts(summed_tail[dense_sums.numel() :], finite=finite):
             return None
         return Update(sums=sums, indices=selected, sent=selected, dense_sums=dense_sums)
 

@@ -58,10 +58,10 @@ class StatisticsRecorder:
             self._payload_this_step += size
 
     def repeated(self) -> None:
-        """Count a half-precision sum that overflowed and is made again; warn of the first."""
+        """Count a half-precision sum that was not finite and is made again; warn of the first."""
         if self._repeated == 0:
             warnings.warn(
-                "a sum was too large for half precision and is made again in float32; more of them are "
+                "a sum was not finite in half precision and is made again in float32; more of them are "
                 "counted (repeated_sums), not warned of",
                 stacklevel=2,
             )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gsdist.errors import ConfigError
 
-__all__ = ["SumWire", "WireDtype", "require_wire_dtype", "torch_dtype"]
+__all__ = ["SumWire", "WireDtype", "largest", "require_wire_dtype", "torch_dtype"]
 
 WireDtype = Literal["float32", "bfloat16", "float16"]
 
@@ -34,6 +34,12 @@ def require_wire_dtype(name: str) -> None:
 def torch_dtype(name: WireDtype) -> torch.dtype:
     """Return the torch dtype of a wire dtype."""
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def largest(values: Tensor) -> float:
+    """Return the largest magnitude of values; NaN or infinity if any of them is not finite."""
+    low, high = torch.aminmax(values)
+    return max(-low.item(), high.item())
 
 
 class SumWire:
@@ -67,7 +73,7 @@ class SumWire:
 
     def remember(self, sums: Tensor) -> None:
         """Let the next scale follow from these sums, which are the same on all ranks."""
-        self.peak = float(sums.abs().max())
+        self.peak = largest(sums)
 
     def _next_dtype(self) -> torch.dtype:
         unscaled_half = self.dtype == torch.float16 and self.peak == 0.0

@@ -1,30 +1,61 @@
+import math
+from collections.abc import Sequence
+from zlib import crc32
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gsdist.reducers.agreement_lanes import all_agree, bit_lanes
-from gsdist.reducers.wire import SumWire
-
-words = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=3)
-
+from gsdist.reducers.agreement_lanes import FlagAndLanes, all_agree
+from gsdist.reducers.finite import all_finite
+from gsdist.reducers.wire import SumWire, largest
 
 NO_FLAG = torch.zeros(1)
 
 
-@given(words, st.integers(1, 50))
-def test_equal_values_agree_at_any_world_size(values: list[int], world_size: int) -> None:
-    assert all_agree(sum(bit_lanes(values) for _ in range(world_size)), world_size)
+def agree(held: Sequence[bytes]) -> bool:
+    """Sum what the ranks send, a flag of every second one included, and read the verdict."""
+    sent = [FlagAndLanes().of(rank % 2 == 1, content) for rank, content in enumerate(held)]
+    flags, *lanes = torch.stack(sent).sum(dim=0).tolist()
+    assert flags == len(held) // 2
+    return all_agree(lanes, len(held))
 
 
-@given(st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=6))
-def test_lanes_agree_exactly_when_all_values_are_equal(values: list[int]) -> None:
-    summed = sum(bit_lanes([value]) for value in values)
-    assert all_agree(summed, len(values)) == (len(set(values)) == 1)
+@given(st.binary(max_size=12), st.integers(1, 50))
+def test_ranks_that_hold_the_same_agree_at_any_world_size(content: bytes, world_size: int) -> None:
+    assert agree([content] * world_size)
+
+
+@given(st.lists(st.binary(max_size=4), min_size=2, max_size=6))
+def test_lanes_agree_exactly_when_all_hold_the_same(held: list[bytes]) -> None:
+    # within 4 bytes of one length a CRC-32 has no collisions
+    held = [content.ljust(4, b"-") for content in held]
+    assert agree(held) == (len(set(held)) == 1)
 
 
 def test_lanes_catch_what_a_summed_hash_misses() -> None:
-    """Hashes 1, 2, 3 sum to 3 * 2: rank 1 would see nothing wrong."""
-    assert not all_agree(sum(bit_lanes([value]) for value in (1, 2, 3)), 3)
+    """Checksums whose mean is that of a rank: it would see nothing wrong."""
+    checksums = {crc32(bytes([octet])): bytes([octet]) for octet in range(256)}
+    own, other = next(
+        (own, other)
+        for own in checksums
+        for other in checksums
+        if other != own and 2 * own - other in checksums
+    )
+    assert not agree([checksums[own], checksums[other], checksums[2 * own - other]])
+
+
+def test_lanes_are_the_bits_of_the_checksum() -> None:
+    sent = FlagAndLanes().of(True, b"123456789")
+    assert sent.dtype == torch.float32
+    # the check value of CRC-32
+    assert sent.tolist() == [1, *(int(bit) for bit in reversed(f"{0xCBF43926:032b}"))]
+
+
+@pytest.mark.parametrize("damaged", [math.nan, math.inf, 0.5, 3.0])
+def test_damaged_lanes_do_not_agree(damaged: float) -> None:
+    assert not all_agree([0.0, 2.0, damaged], 2)
 
 
 @given(
@@ -44,6 +75,18 @@ def test_tables_survive_the_wire_to_its_precision(size: float, dtype: str, world
         assert float(buffer[-1]) == 1.0
         error = (merged / world_size - table).abs().max() / table.abs().max()
         assert float(error) <= 2 * unit
+
+
+@pytest.mark.parametrize("spoilt", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 17, 999])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_what_is_not_finite_shows(spoilt: float, place: int, dtype: torch.dtype) -> None:
+    values = torch.full((1000,), -torch.finfo(dtype).max, dtype=dtype)  # their sum overflows
+    assert all_finite(values)
+    assert largest(values) == torch.finfo(dtype).max
+    values[place] = spoilt
+    assert not all_finite(values)
+    assert not math.isfinite(largest(values))
 
 
 def test_first_table_and_exact_repeat_travel_in_float32() -> None:
