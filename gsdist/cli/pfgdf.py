@@ -52,42 +52,27 @@ def main(arguments: Sequence[str]) -> int:
 
 def _search(options: argparse.Namespace) -> None:
     from dataclasses import replace
-    from datetime import timedelta
 
-    from gsdist.cli.train import open_workload, read_run
-    from gsdist.training import detect_launch, process_group, training_device
+    from gsdist.cli.train import open_group, open_workload, read_run
     from gsdist.training.interval_search import IntervalSearch
     from gsdist.training.run_config import CONFIG_FILE
     from gsdist.training.summary import read_summaries
 
     run = read_run(options.run)
-    reached = read_summaries(options.run)[0].primary
-    least = reached - options.loss / 100
-    launch = detect_launch()
+    least = read_summaries(options.run)[0].primary - options.loss / 100
     output: Path = options.output
-    workload = open_workload(run)
+    with open_group(run.train) as (launch, device):
 
-    def tell(intervals: Mapping[str, float], metric: float) -> None:
-        layer, interval = list(intervals.items())[-1]
-        if launch.rank == 0:
+        def tell(intervals: Mapping[str, float], metric: float) -> None:
+            layer, interval = list(intervals.items())[-1]
             verdict = "kept" if metric >= least else "too narrow"
-            print(
-                f"{layer} {interval:g}: {100 * metric:.2f} %, {verdict}",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{layer} {interval:g}: {100 * metric:.2f} %, {verdict}"
+            if launch.rank == 0:
+                print(line, file=sys.stderr, flush=True)
 
-    device = training_device(
-        run.train.device,
-        local_rank=launch.local_rank,
-        shared=run.train.backend in ("gloo", "mpi4py"),
-        deterministic=run.train.deterministic,
-    )
-    timeout = timedelta(seconds=run.train.init_timeout)
-    with process_group(launch, timeout, run.train.backend, on_gpu=device.type == "cuda"):
         search = IntervalSearch(
             run,
-            workload,
+            open_workload(run),
             output,
             epochs=options.epochs,
             learning_rate=options.learning_rate,
@@ -100,4 +85,6 @@ def _search(options: argparse.Namespace) -> None:
     train = replace(run.train, run_dir=output / "run", save_model=output / "run" / "model.pt")
     (output / CONFIG_FILE).write_text(replace(run, train=train, pruning=pruning).to_toml())
     print("\n".join(pruning.intervals or ()))
-    print(f"written to {output}: model.pt, and config.toml for `gsdist train {run.workload_name}`")
+    print(
+        f"written to {output}: model.pt, and {CONFIG_FILE} for `gsdist train {run.workload_name}`"
+    )

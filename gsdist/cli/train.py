@@ -4,17 +4,20 @@ import dataclasses
 import json
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 
 from gsdist.errors import CheckpointError, ConfigError
 from gsdist.reducers import REDUCER_CONFIGS
 from gsdist.training import (
     AutoConfig,
+    Launch,
     RunConfig,
     RunSummary,
     TrainConfig,
@@ -129,17 +132,9 @@ def main(arguments: Sequence[str]) -> int:
     if name not in _WORKLOADS:
         raise ConfigError(f"unknown workload {name!r}; expected one of {', '.join(_WORKLOADS)}")
     run, json_target = parse(name, arguments[1:])
-    launch = detect_launch()
-    train = run.train
-    timeout = timedelta(seconds=train.init_timeout)
-    device = training_device(
-        train.device,
-        local_rank=launch.local_rank,
-        shared=train.backend in ("gloo", "mpi4py"),
-        deterministic=train.deterministic,
-    )
     summaries = []
-    with process_group(launch, timeout, train.backend, on_gpu=device.type == "cuda"):
+    train = run.train
+    with open_group(train) as (launch, device):
         for one in run.per_seed():
             workload = open_workload(one)
             if isinstance(one.reducer, AutoConfig):
@@ -150,6 +145,21 @@ def main(arguments: Sequence[str]) -> int:
     if launch.rank == 0:
         _print_summaries(summaries, train, json_target)
     return 0
+
+
+@contextmanager
+def open_group(train: TrainConfig) -> Iterator[tuple[Launch, torch.device]]:
+    """Hold a process group as the settings say; give this rank's place in it and what it trains on."""
+    launch = detect_launch()
+    device = training_device(
+        train.device,
+        local_rank=launch.local_rank,
+        shared=train.backend in ("gloo", "mpi4py"),
+        deterministic=train.deterministic,
+    )
+    timeout = timedelta(seconds=train.init_timeout)
+    with process_group(launch, timeout, train.backend, on_gpu=device.type == "cuda"):
+        yield launch, device
 
 
 def open_workload(run: RunConfig) -> Workload:
