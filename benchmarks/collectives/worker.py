@@ -1,13 +1,15 @@
 """Be one rank: time every backend, operation and size; rank 0 writes what was found as JSON.
 
 Started by mpirun: `python -m benchmarks.collectives.worker PLAN OUTPUT`. Backends take turns within each
-repetition, in every order, so that all meet the same noise and follow one another equally often.
+repetition, in every order, so that all meet the same noise and follow one another equally often; and they use
+the same buffers, because where those lie in memory makes a difference of its own.
 """
 
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from itertools import cycle, permutations
 from pathlib import Path
@@ -17,7 +19,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from benchmarks.collectives.contenders import buffers_of, prepare
+from benchmarks.bootstrap import interval_of_ratio
+from benchmarks.collectives.contenders import BARE, buffers_of, prepare
 from gsdist.collectives.mpi import BACKEND
 
 _TIMEOUT = timedelta(minutes=10)
@@ -29,6 +32,9 @@ def main(plan_path: str, output_path: str) -> None:
     plan = json.loads(Path(plan_path).read_text())
     torch.set_num_threads(1)
     dist.init_process_group(BACKEND, timeout=_TIMEOUT)
+    # left to themselves, two ranks now and then share a core for seconds while another one is free
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[dist.get_rank() % len(cores)]})
     gloo = dist.new_group(backend="gloo", timeout=_TIMEOUT)
     cells = []
     for operation in plan["operations"]:
@@ -44,17 +50,19 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """Time one operation at one size; return one cell per backend."""
     world_size = dist.get_world_size()
+    given, output = buffers_of(operation, size, world_size)
     calls: dict[str, Callable[[], object]] = {}
     for backend in plan["backends"]:
-        given, output = buffers_of(operation, size, world_size)
         group = gloo if backend == "gloo" else dist.group.WORLD
         assert group is not None
-        calls[backend] = prepare(backend, operation, group, given, output)
-        calls[backend]()
+        call = calls[backend] = prepare(backend, operation, group, given, output)
+        output.zero_()
+        given.fill_(float(operation != "broadcast" or dist.get_rank() == 0))
+        call()
         _require_correct(backend, operation, output, world_size)
         given.zero_()  # sums that grow without bound would become slow or infinite
         for _ in range(_WARM_UP):
-            calls[backend]()
+            call()
     times: dict[str, list[float]] = {backend: [] for backend in calls}
     repetitions = _repetitions(plan, calls)
     orders = cycle(permutations(calls.items()))
@@ -74,9 +82,19 @@ def _measure(
                     ("p10", "median", "p90"), np.percentile(one, (10, 50, 90)), strict=True
                 )
             },
+            **_beside(one, times.get(BARE)),
         }
         for backend, one in times.items()
     ]
+
+
+def _beside(one: Sequence[float], bare: Sequence[float] | None) -> dict[str, float]:
+    """Return the ratio of the medians and its 95 % interval."""
+    if bare is None or one is bare:
+        return {}
+    low, high = interval_of_ratio(one, bare)
+    ratio = float(np.median(one) / np.median(bare))
+    return {"over_bare": ratio, "over_bare_low": low, "over_bare_high": high}
 
 
 def _slowest(call: Callable[[], object]) -> float:
