@@ -32,7 +32,7 @@ def main(plan_path: str, output_path: str) -> None:
     plan = json.loads(Path(plan_path).read_text())
     torch.set_num_threads(1)
     dist.init_process_group(BACKEND, timeout=_TIMEOUT)
-    # left to themselves, two ranks now and then share a core for seconds while another one is free
+    # one core for each rank, as far as there are enough: the scheduler may let two share one for a while
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[dist.get_rank() % len(cores)]})
     gloo = dist.new_group(backend="gloo", timeout=_TIMEOUT)
