@@ -1,7 +1,8 @@
 """Be one rank: time every backend, operation and size; rank 0 writes what was found as JSON.
 
-Started by mpirun: `python -m benchmarks.collectives.worker PLAN OUTPUT`. Backends take turns within each
-repetition, in every order, so that all meet the same noise and follow one another equally often; and they use
+Started by mpirun: `python -m benchmarks.collectives.worker PLAN OUTPUT`. What is compared most closely,
+bare MPI and the process group on it, takes turns in both orders, so that both meet the same noise and follow
+one another equally often; gloo comes afterwards, as its threads and copies disturb who follows it. All use
 the same buffers, because where those lie in memory makes a difference of its own.
 """
 
@@ -63,35 +64,43 @@ def _measure(
         given.zero_()  # sums that grow without bound would become slow or infinite
         for _ in range(_WARM_UP):
             call()
-    times: dict[str, list[float]] = {backend: [] for backend in calls}
-    repetitions = _repetitions(plan, calls)
-    orders = cycle(permutations(calls.items()))
-    for _ in range(repetitions):
-        for backend, call in next(orders):
-            times[backend].append(_slowest(call))
+    times: dict[str, list[float]] = {}
+    for together in ((BARE, BACKEND), ("gloo",)):
+        times |= _take_turns(plan, {name: calls[name] for name in together if name in calls})
+    compared = [BACKEND] if BARE in times else []
     return [
         {
             "backend": backend,
             "operation": operation,
             "ranks": world_size,
             "bytes": size,
-            "repetitions": repetitions,
+            "repetitions": len(one),
             **{
                 f"microseconds_{name}": float(value)
                 for name, value in zip(
                     ("p10", "median", "p90"), np.percentile(one, (10, 50, 90)), strict=True
                 )
             },
-            **_beside(one, times.get(BARE)),
+            **(_beside(one, times[BARE]) if backend in compared else {}),
         }
         for backend, one in times.items()
     ]
 
 
-def _beside(one: Sequence[float], bare: Sequence[float] | None) -> dict[str, float]:
-    """Return the ratio of the medians and its 95 % interval."""
-    if bare is None or one is bare:
-        return {}
+def _take_turns(
+    plan: Mapping[str, Any], calls: Mapping[str, Callable[[], object]]
+) -> dict[str, list[float]]:
+    """Return the microseconds of every repetition."""
+    times: dict[str, list[float]] = {backend: [] for backend in calls}
+    orders = cycle(permutations(calls.items()))
+    for _ in range(_repetitions(plan, calls)):
+        for backend, call in next(orders):
+            times[backend].append(_slowest(call))
+    return times
+
+
+def _beside(one: Sequence[float], bare: Sequence[float]) -> dict[str, float]:
+    """Return the ratio of the medians and its 95 % interval, of two that took turns."""
     low, high = interval_of_ratio(one, bare)
     ratio = float(np.median(one) / np.median(bare))
     return {"over_bare": ratio, "over_bare_low": low, "over_bare_high": high}
@@ -108,7 +117,9 @@ def _slowest(call: Callable[[], object]) -> float:
 
 
 def _repetitions(plan: Mapping[str, Any], calls: Mapping[str, Callable[[], object]]) -> int:
-    """Return how often all backends fit in the time of a cell."""
+    """Return how often all calls fit in the time of a cell."""
+    if not calls:
+        return 0
     once = 1e-6 * sum(_slowest(call) for call in calls.values())
     return int(
         min(plan["most_repetitions"], max(plan["least_repetitions"], plan["seconds"] / once))
