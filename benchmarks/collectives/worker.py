@@ -135,7 +135,7 @@ def _require_correct(backend: str, operation: str, output: torch.Tensor, ranks: 
 def _library() -> str:
     from mpi4py import MPI
 
-    return MPI.Get_library_version().splitlines()[0].strip()
+    return MPI.Get_library_version().splitlines()[0].strip(" \t\0")
 
 
 if __name__ == "__main__":
