@@ -81,6 +81,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.scaling --json runs/bench-full/scaling.json
 	$(BIN)/python -m benchmarks.exchange --json runs/bench-full/exchange.json
 	$(BIN)/python -m benchmarks.step --json runs/bench-full/step.json
+	$(BIN)/python -m benchmarks.simulated_link --json runs/bench-full/simulated-link.json
 	$(BIN)/python -m benchmarks.convergence --json runs/bench-full/convergence.json
 	$(BIN)/python -m benchmarks.convergence --workload gpt-1m --json runs/bench-full/convergence-gpt.json
 	$(BIN)/python -m benchmarks.plan runs/bench-full/exchange.json --json runs/bench-full/plan.json

@@ -46,12 +46,22 @@ def _native_build() -> dict[str, object]:
     return {"compiler": info["compiler"], "simd_level": info["simd_level"]}
 
 
+def _without_folders(argument: str) -> str:
+    """Shorten an absolute path: which folder of whose machine it was helps no one."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
 def describe(threads: int) -> dict[str, object]:
     """Return the environment of a measurement on `threads` threads, ready for JSON."""
     changes = _git("status", "--porcelain")
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "command": shlex.join(
+            [Path(sys.executable).name, *map(_without_folders, sys.orig_argv[1:])]
+        ),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if changes is None else changes != "",
         "python": platform.python_version(),

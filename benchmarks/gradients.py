@@ -3,10 +3,10 @@
 A model is trained densely for a few steps by plain SGD; then each worker's gradient of a batch of its
 own is taken at the same weights, once per capture, with one more training step between two captures.
 All models come from gsdist's workloads: ResNet-20 and VGG-16 on CIFAR-10, a byte-level GPT on
-Shakespeare. ResNet-50 is torchvision's ImageNet network with its 1000 outputs, so that it has its
-25.6 million parameters, but it sees CIFAR-10's images enlarged to 64x64: its shapes and sizes are those
-of ImageNet training, the statistics of its gradients are not. The tiny `mlp` on digits, which need no
-download, is there to try the machinery.
+Shakespeare, a larger one on the source of Python's library. ResNet-50 is torchvision's ImageNet network with
+its 1000 outputs, so that it has its 25.6 million parameters, but it sees CIFAR-10's images enlarged to
+64x64: its shapes and sizes are those of ImageNet training, the statistics of its gradients are not. The tiny
+`mlp` on digits is there to try the machinery. It and the larger GPT need no download.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from torch.utils.data import default_collate
 
 from benchmarks.environment import ROOT
 from gsdist.models import build_model
+from gsdist.models.gpt import GPT_PRESETS
 from gsdist.workloads import (
     ClassificationConfig,
     ClassificationWorkload,
@@ -77,6 +78,7 @@ SOURCES = {
         Source(model="vgg16-cifar", data="cifar10", batch=16),
         Source(model="resnet50", data="cifar10", batch=8, enlarged_to=64, classes=1000),
         Source(model="gpt-1m", data="shakespeare", batch=4),
+        Source(model="gpt-25m", data="python-source", batch=4),
         Source(model="mlp", data="digits", batch=32),
     )
 }
@@ -151,7 +153,7 @@ def capture(
 
 def workload_of(source: Source) -> Workload:
     """Return the workload whose data and loss a source uses."""
-    if source.data == "shakespeare":
+    if source.model in GPT_PRESETS:
         return LanguageWorkload(LanguageConfig(model=source.model, data=source.data))
     return ClassificationWorkload(ClassificationConfig(model=source.model, data=source.data))
 

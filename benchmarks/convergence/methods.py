@@ -18,6 +18,8 @@ from gsdist.reducers import (
     SparseConfig,
     TopKConfig,
 )
+from gsdist.training import TrainConfig
+from gsdist.training.suited import suited_to
 
 __all__ = [
     "DENSE",
@@ -26,7 +28,6 @@ __all__ = [
     "Optimizer",
     "fill_amount",
     "filled",
-    "for_optimizer",
     "settings_of",
     "sized",
 ]
@@ -73,8 +74,11 @@ sketches each worker's largest coordinates, "gs-sgd-paper-whole" the whole vecto
 """
 
 
-def settings_of(name: str) -> Fittable:
+def settings_of(name: str, optimizer: Optimizer = "sgd") -> Fittable:
     """Return the settings of a method, some of them replaced: "gs-sgd:max_directions=16,seed=3".
+
+    AdamW's averages want the gradient itself, so momentum stays with it; what else suits it is what
+    `gsdist train` takes.
 
     Raises:
         ValueError: no such method or field, or not a value of its type.
@@ -83,6 +87,8 @@ def settings_of(name: str) -> Fittable:
     if method not in METHODS:
         raise ValueError(f"{method!r} is none of {', '.join(METHODS)}")
     config = METHODS[method]
+    if optimizer == "adamw":
+        config = suited_to(TrainConfig(optimizer="adamw"), replace(config, momentum="post"))
     changed = {}
     for change in filter(None, changes.split(",")):
         field, _, value = change.partition("=")
@@ -97,11 +103,6 @@ def _value(text: str) -> Any:
         return literal_eval(text)
     except (ValueError, SyntaxError):
         return text  # a bare word
-
-
-def for_optimizer(config: Fittable, optimizer: Optimizer) -> Fittable:
-    """Leave momentum to an optimizer that has its own kind: AdamW's averages want the gradient itself."""
-    return config if optimizer == "sgd" else replace(config, momentum="post")
 
 
 def sized(config: Fittable, compressed_numel: int, amount: int) -> Fittable:

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import environment
 from benchmarks.convergence.budgets import Fit, Fitter
 from benchmarks.convergence.emulation import MethodConfig
-from benchmarks.convergence.methods import DENSE, for_optimizer, settings_of
+from benchmarks.convergence.methods import DENSE, settings_of
 from benchmarks.convergence.run import train
 from benchmarks.convergence.workloads import PRESETS, Training, open_workload
 from gsdist.reducers import DenseConfig, GsSgdConfig, SparseConfig
@@ -63,7 +63,7 @@ def cells(
     @cache
     def fit(method: str, count: int, budget: float) -> Fit:
         optimizer = PRESETS[training.workload].optimizer
-        settings = for_optimizer(settings_of(method), optimizer)
+        settings = settings_of(method, optimizer)
         # gs-SGD starts with many refreshes, which is all that SGD needs; AdamW's first squares must be whole
         begins_dense = not isinstance(settings, GsSgdConfig) or optimizer == "adamw"
         share = warmup_share if begins_dense else 0.0
@@ -72,7 +72,7 @@ def cells(
     @cache
     def at_density(method: str, count: int) -> Fit:
         assert density is not None
-        settings = for_optimizer(settings_of(method), PRESETS[training.workload].optimizer)
+        settings = settings_of(method, PRESETS[training.workload].optimizer)
         assert isinstance(settings, SparseConfig), f"{method} selects no coordinates"
         config = replace(settings, density=density, warmup_steps=0)
         compression = fitters[count].compression(config)

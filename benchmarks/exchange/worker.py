@@ -31,6 +31,9 @@ from gsdist.reducers import ReducerConfig
 _SMALL, _SMALL_ROUNDS = 32, 50
 _LARGE, _LARGE_ROUNDS = 2**20, 2
 _SLOW_SECONDS = 5.0
+_REPETITION_SECONDS = 0.1
+"""Of exchanges that follow one another in a repetition: ranks start up to some milliseconds apart, as their
+processes wake, which as in training only the first exchange may feel."""
 _GROUP_TIMEOUT = timedelta(seconds=300)
 
 
@@ -40,8 +43,10 @@ class Series:
 
     method: str
     driver: Driver
+    exchanges: int
+    """In each repetition: whole cycles of the method."""
     seconds: list[float] = field(default_factory=list)
-    """Of the slowest rank, one entry per repetition: the mean of one cycle of the method."""
+    """Of the slowest rank, one entry per repetition: the mean of its exchanges."""
     interface_bytes: list[float] = field(default_factory=list)
     own: list[Exchange] = field(default_factory=list)
 
@@ -52,7 +57,7 @@ class Series:
 
     def wants_more(self, plan: Plan) -> bool:
         """Tell whether another repetition is due; alike on all ranks."""
-        done, spent = len(self.seconds), sum(self.seconds)
+        done, spent = len(self.seconds), self.exchanges * sum(self.seconds)
         slow = done > 0 and max(self.seconds) > _SLOW_SECONDS
         least = min(3, plan.least_repetitions) if slow else plan.least_repetitions
         return done < least or (spent < plan.seconds and done < plan.most_repetitions)
@@ -124,16 +129,17 @@ def measure(
     }
     sound = [method for method in methods if faults[method] is None]
     beforehand = planned_seconds(plan, gradients, sound, group)
-    every = [
-        Series(method=method, driver=Driver(METHODS[method](plan.density), gradients.shapes, group))
-        for method in sound
-    ]
+    every = []
+    for method in sound:
+        driver = Driver(METHODS[method](plan.density), gradients.shapes, group)
+        every.append(Series(method=method, driver=driver, exchanges=driver.period))
     for series in every:
         for turn in range(series.driver.settling):
             series.exchange(captured, turn)
     for _ in range(plan.warm_up):
         for series in every:
-            _repeat(series, captured, referee, counts=False)
+            cycle = series.exchanges * _repeat(series, captured, referee, counts=False)
+            series.exchanges *= max(1, round(_REPETITION_SECONDS / cycle))
     turn = 0
     while active := [series for series in every if series.wants_more(plan)]:
         for position in range(len(active)):  # another one begins in every round
@@ -167,15 +173,18 @@ def planned_seconds(
 
 def _repeat(
     series: Series, captured: list[Tensor], referee: Referee, *, counts: bool = True
-) -> None:
+) -> float:
+    """Return the slowest rank's seconds per exchange."""
     before = referee.meet()
-    period, first = series.driver.period, len(series.seconds)
-    own = Exchange.mean([series.exchange(captured, first + i) for i in range(period)])
+    first, count = len(series.seconds), series.exchanges
+    own = Exchange.mean([series.exchange(captured, first + i) for i in range(count)])
     after = referee.meet(own.seconds)
+    slowest = float(max(after.payloads))
     if counts:
         series.own.append(own)
-        series.seconds.append(max(after.payloads))
-        series.interface_bytes.append(after.busiest_since(before) / period)
+        series.seconds.append(slowest)
+        series.interface_bytes.append(after.busiest_since(before) / count)
+    return slowest
 
 
 def _cell(series: Series) -> dict[str, Any]:

@@ -8,7 +8,9 @@ MTU = 1500
 _BURST_SECONDS = 1e-3
 _MIN_BURST = 24_000
 _QUEUE_SECONDS = 0.1
-_MIN_QUEUE = 2_000_000
+_MIN_QUEUE = 16_000_000
+"""More than the TCP windows of two flows that share a slow link and come from faster ones: what is dropped
+there is only noticed by a timer of 200 ms, which halved the rate of large messages."""
 _MAX_SEGMENT = 65536
 _UNSHAPED_QUEUE_PACKETS = 100_000
 

@@ -9,7 +9,13 @@ from benchmarks.report.convergence import convergence_section
 from benchmarks.report.graph import graph_section
 from benchmarks.report.parts import Figure, Section, Table
 from benchmarks.report.planner import plan_section, what_if_section
-from benchmarks.report.training import guards_section, hierarchical_section, outer_step_section
+from benchmarks.report.pruning import pruning_section
+from benchmarks.report.training import (
+    guards_section,
+    hierarchical_section,
+    outer_step_section,
+    simulated_link_section,
+)
 from gsdist.training.plots import colours, draw_svg
 
 __all__ = ["section_of"]
@@ -25,6 +31,8 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
     """
     if "encode_over_read" in result:
         return _kernels(result)
+    if "gpu" in result:
+        return _device_kernels(result)
     if "energy_kept" in result:
         return _directions(result)
     if "teacher" in result:
@@ -45,6 +53,8 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
         return guards_section(result)
     if "hierarchical_cells" in result:
         return hierarchical_section(result)
+    if "simulated_cells" in result:
+        return simulated_link_section(result)
     if result.get("cells") and "exposed_seconds" in result["cells"][0]:
         return _step(result)
     if "cells" in result:
@@ -52,12 +62,14 @@ def section_of(name: str, result: Mapping[str, Any]) -> Section:
     rows = result.get("rows", [])
     if rows and "predicted_messages" in rows[0]:
         return _scaling(result)
+    if rows and rows[0].keys() & {"compact_accuracy", "speedup", "cost_weight"}:
+        return pruning_section(result)
     if rows and "wire_compression" in rows[0]:
         return convergence_section(result)
     raise ValueError(
         f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, collectives, "
         "directions, exchange, step, scaling, convergence, plan, what_if, hierarchical, outer_step, guards, "
-        "distillation or graph"
+        "simulated_link, distillation, pruning or graph"
     )
 
 
@@ -74,6 +86,26 @@ def _kernels(result: Mapping[str, Any]) -> Section:
     point = ", ".join(f"{k} {v:,}" for k, v in result.get("headline_point", {}).items())
     return Section(
         title="Sketch kernels", text=point, tables=[Table(title="", head=["", "ratio"], rows=rows)]
+    )
+
+
+def _device_kernels(result: Mapping[str, Any]) -> Section:
+    """Show every figure of every point, as they were printed."""
+    points = result["results"]
+    sizes = ("dimension", "rows", "columns", "k")
+    names = [name for name in points[0] if name not in sizes]
+    table = Table(
+        title="",
+        head=["", *(", ".join(f"{size} {point[size]:,}" for size in sizes) for point in points)],
+        rows=[
+            [name.replace("_", " "), *(f"{point[name]:.3g}" for point in points)] for name in names
+        ],
+    )
+    return Section(
+        title=f"Sketch kernels on {result['gpu']}",
+        text="Roofline: reading the vector or random reductions of 128 bytes, whichever takes longer, at "
+        "rates measured in the same run.",
+        tables=[table],
     )
 
 
@@ -95,7 +127,13 @@ def _distillation(result: Mapping[str, Any]) -> Section:
         title="",
         head=["student", "mean %", "sd", "seeds above baseline", "compression"],
         rows=[
-            [name, f"{m['mean']:.2f}", f"{m['sd']:.2f}", str(m["wins"]), f"{m['compression']:.1f}"]
+            [
+                name,
+                f"{m['mean']:.2f}",
+                "" if m["sd"] is None else f"{m['sd']:.2f}",
+                str(m["wins"]),
+                f"{m['compression']:.1f}",
+            ]
             for name, m in result["methods"].items()
         ],
     )

@@ -1,11 +1,16 @@
-"""Make tables of exchanges other than once per step between all workers."""
+"""Make tables of exchanges other than once per step between all workers on shaped links."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.report.parts import Section, Table
 
-__all__ = ["guards_section", "hierarchical_section", "outer_step_section"]
+__all__ = [
+    "guards_section",
+    "hierarchical_section",
+    "outer_step_section",
+    "simulated_link_section",
+]
 
 
 def guards_section(result: Mapping[str, Any]) -> Section:
@@ -69,3 +74,39 @@ def outer_step_section(result: Mapping[str, Any]) -> Section:
         "exchange every 16 steps but for dense.",
         tables=[Table(title="", head=head, rows=rows)],
     )
+
+
+def simulated_link_section(result: Mapping[str, Any]) -> Section:
+    """Show what is seen of a simulated link in the steps of one worker."""
+    groups: dict[str, list[list[str]]] = {}
+    for cell in result["simulated_cells"]:
+        title = (
+            f"{cell['model']}, {cell['ranks']} workers at {8e-6 * cell['bytes_per_second']:g} Mb/s, "
+            f"{1e6 * cell['latency']:g} us per message"
+        )
+        groups.setdefault(title, []).append([cell["method"], *_simulated(cell)])
+    head = ["method", "ms", "no wire", "no exchange", "exposed", "x", "95 % interval"]
+    head += ["wire ms", "hidden", "kB"]
+    return Section(
+        title="Steps of one worker over a simulated link",
+        text=f"On {result['environment']['device']}. The exchange waits at each collective as the cost "
+        "model says; exposed and x are against the step without exchange, hidden is the share of the wire's "
+        "time that does not show.",
+        tables=[Table(title=title, head=head, rows=rows) for title, rows in groups.items()],
+    )
+
+
+def _simulated(cell: Mapping[str, Any]) -> list[str]:
+    if not cell["correct"]:
+        return [str(cell["fault"]), *[""] * 8]
+    keys = ("seconds_median", "seconds_without_wire", "seconds_alone", "exposed_seconds")
+    low, high = cell["over_alone_interval"]
+    hidden = cell["hidden_share"]
+    return [
+        *(f"{1e3 * cell[key]:.2f}" for key in keys),
+        f"{cell['over_alone']:.2f}",
+        f"{low:.2f} to {high:.2f}",
+        f"{1e3 * cell['wire_seconds']:.2f}",
+        "" if hidden is None else f"{hidden:.0%}",
+        f"{1e-3 * cell['payload_bytes']:.1f}",
+    ]

@@ -112,7 +112,7 @@ class Contender:
             self.model.parameters(), lr=_LEARNING_RATE, momentum=0.9, nesterov=True
         )
         self._workload = workload
-        self._state = CONTENDERS[name](self.model, density)
+        self.state = CONTENDERS[name](self.model, density)
         self.settling, self.period = 0, 1
         if name in METHODS:
             self.settling, self.period = cycle_of(
@@ -122,14 +122,8 @@ class Contender:
     def step(self, batch: Any) -> Step:
         """Train on one batch."""
         before, _ = self._counters()
-        cpu, times = _cpu_seconds(), [time.perf_counter()]
-        self._optimizer.zero_grad()
-        loss = self._workload.loss(self.model, batch).total
-        times.append(time.perf_counter())
-        loss.backward()
-        times.append(time.perf_counter())
-        self._optimizer.step()
-        times.append(time.perf_counter())
+        cpu = _cpu_seconds()
+        times = self.train(batch)
         cpu = _cpu_seconds() - cpu
         after, payload = self._counters()
         return Step(
@@ -142,17 +136,29 @@ class Contender:
             payload_bytes=payload,
         )
 
+    def train(self, batch: Any) -> list[float]:
+        """Train on one batch and count nothing; return the time at the start and after each part."""
+        times = [time.perf_counter()]
+        self._optimizer.zero_grad()
+        loss = self._workload.loss(self.model, batch).total
+        times.append(time.perf_counter())
+        loss.backward()
+        times.append(time.perf_counter())
+        self._optimizer.step()
+        times.append(time.perf_counter())
+        return times
+
     def _counters(self) -> tuple[Mapping[str, float], int]:
-        if self._state is None:
+        if self.state is None:
             return {}, 0
-        statistics = self._state.stats()
+        statistics = self.state.stats()
         return statistics.seconds, statistics.payload_bytes_last_step
 
     def digest(self) -> str:
         """Return a hash of the parameters' bits."""
         digest = hashlib.sha256()
         for parameter in self.model.parameters():
-            digest.update(parameter.detach().contiguous().numpy().data)
+            digest.update(parameter.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
 

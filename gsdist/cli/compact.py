@@ -135,22 +135,17 @@ def _sensitivity(
 
 def _open_run(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
     """Return settings and workload of a run, and what it pruned."""
-    import tomllib
-
-    from gsdist.cli.train import open_workload, parse
+    from gsdist.cli.train import open_workload, read_run
     from gsdist.training.pruning import PRUNING_FILE
 
     try:
         outcome: dict[str, Any] = json.loads((folder / PRUNING_FILE).read_text())
-        name = tomllib.loads((folder / "config.toml").read_text())["workload"]["name"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{folder} is not the directory of a finished run that pruned: {error}; name one of "
             "`gsdist train ... --prune METHOD --save-model FILE`"
         ) from error
-    run, _ = parse(name, ["--config", str(folder / "config.toml")])
-    if run.train.save_model is None:
-        raise ConfigError(f"the run in {folder} saved no model; train it with --save-model FILE")
+    run = read_run(folder)
     if outcome["granularity"] != "filter":
         raise ConfigError(f"the run in {folder} pruned single weights; no channel can be removed")
     return run, open_workload(run), outcome

@@ -33,6 +33,7 @@ _COMMANDS = {
     "data": ("gsdist.cli.data", "fetch a data set"),
     "report": ("gsdist.cli.report", "compare runs on one HTML page"),
     "compact": ("gsdist.cli.compact", "cut out of a trained network what was pruned"),
+    "pfgdf": ("gsdist.cli.pfgdf", "find how far each layer can be pruned by PFGDF"),
 }
 _EXIT_CODES: dict[type[GsdistError], int] = {
     ConfigMismatch: 64,

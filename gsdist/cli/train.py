@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from gsdist.errors import ConfigError
+from gsdist.errors import CheckpointError, ConfigError
 from gsdist.reducers import REDUCER_CONFIGS
 from gsdist.training import (
     AutoConfig,
@@ -24,6 +24,7 @@ from gsdist.training import (
     process_group,
     training_device,
 )
+from gsdist.training.run_config import CONFIG_FILE
 from gsdist.training.suited import suited_to
 from gsdist.training.summary import loss_by_compression, over_seeds
 from gsdist.workloads import (
@@ -157,6 +158,25 @@ def open_workload(run: RunConfig) -> Workload:
     return workload
 
 
+def read_run(folder: Path) -> RunConfig:
+    """Return the settings of a run that saved its model, from its run directory.
+
+    Raises:
+        CheckpointError: the folder is not a run directory.
+        ConfigError: the run saved no model.
+    """
+    file = folder / CONFIG_FILE
+    if not file.exists():
+        raise CheckpointError(
+            f"{folder} is not a run directory: it has no {CONFIG_FILE}; name that of a finished "
+            "`gsdist train ... --save-model FILE`"
+        )
+    run, _ = parse(_read_toml(file)["workload"]["name"], ["--config", str(file)])
+    if run.train.save_model is None:
+        raise ConfigError(f"the run in {folder} saved no model; train it with --save-model FILE")
+    return run
+
+
 def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | None]:
     """Turn options into settings: those given, else those of --config, else the defaults.
 
@@ -170,7 +190,7 @@ def parse(workload: str, arguments: Sequence[str]) -> tuple[RunConfig, str | Non
     tables = _read_toml(Path(file)) if file is not None else {}
     if _peek(arguments, "--reducer") == "auto" and "--resume" in arguments:
         # what was chosen when the run began, not what would be chosen now
-        begun = Path(_peek(arguments, "--run-dir") or TrainConfig().run_dir) / "config.toml"
+        begun = Path(_peek(arguments, "--run-dir") or TrainConfig().run_dir) / CONFIG_FILE
         if begun.exists():
             return parse(workload, [*_without(arguments, "--reducer"), "--config", str(begun)])
     file_reducer = tables.get("reducer", {}).get("name")

@@ -29,7 +29,7 @@ __all__ = ["local_seconds", "sample"]
 _CPU = torch.device("cpu")
 _SAMPLE = 2_000_000
 """Parameters of a larger model that are measured; computing grows with their number."""
-_REPETITIONS = 3
+_REPETITIONS = 7
 """Steps of each kind, at least."""
 
 
@@ -64,7 +64,7 @@ def local_seconds(
     One worker exchanges random gradients with itself; of a large model some parameters, the rest in
     proportion. A method that cannot serve these parameters with its settings is left out. With a group, all
     its ranks must call this; they compute at the same time, as workers on shared processors do, and get the
-    slowest one's time.
+    time of each step's slowest one.
 
     Raises:
         CollectiveError: the backend failed or its deadline passed.
@@ -103,10 +103,12 @@ def _seconds(
             )
         seconds = _exchange(reducer, layout, gradient)
         seen[len(reducer.statistics().transfers_last_step)].append(seconds)
-    medians = [statistics.median(seconds) for seconds in seen.values()]
-    everyone = [medians] if together is None else gather_json(medians, together)
-    slowest = [max(one) for one in zip(*everyone, strict=True)]
-    total = sum(count * seconds for count, seconds in zip(times.values(), slowest, strict=True))
+    own = list(seen.values())
+    everyone = [own] if together is None else gather_json(own, together)
+    # Of each step the slowest worker counts, and it is not always the same one.
+    slowest = [map(max, zip(*one, strict=True)) for one in zip(*everyone, strict=True)]
+    medians = map(statistics.median, slowest)
+    total = sum(count * seconds for count, seconds in zip(times.values(), medians, strict=True))
     return float(total / sum(times.values()))
 
 

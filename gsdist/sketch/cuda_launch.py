@@ -83,8 +83,8 @@ class _CompiledLauncher:
     def launch(self, kernel: str, thread_blocks: int, arguments: tuple[Argument, ...]) -> None:
         """Start a kernel in torch's current stream on the tensors' device."""
         device = _device_of(arguments)
-        stream = torch.cuda.current_stream(device).cuda_stream
-        with self._cupy.cuda.Device(device), self._cupy.cuda.ExternalStream(stream):
+        stream = self._cupy.cuda.Stream.from_external(torch.cuda.current_stream(device))
+        with self._cupy.cuda.Device(device), stream:
             function = self._module.get_function(f"gsdist_{kernel}")
             function((thread_blocks,), (THREADS,), tuple(map(_scalar, arguments)))
 

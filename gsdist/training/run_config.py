@@ -12,7 +12,10 @@ from gsdist.reducers import REDUCER_CONFIGS, ReducerConfig
 from gsdist.training.config import TrainConfig
 from gsdist.workloads.pruning import PruningConfig
 
-__all__ = ["AutoConfig", "RunConfig", "flatten"]
+__all__ = ["CONFIG_FILE", "AutoConfig", "RunConfig", "flatten"]
+
+CONFIG_FILE = "config.toml"
+"""In every run directory: the settings of the run."""
 
 _BOOKKEEPING = frozenset(
     {"timeout", "data_workers", "evaluate_every", "log_every", "checkpoint_every", "checkpoint_dir"}

@@ -7,8 +7,9 @@ from gsdist.training.config import TrainConfig
 
 __all__ = ["suited_to"]
 
-_ADAMW_WARMUP = 20
-"""Whole gradients that AdamW's squares begin with before gs-SGD compresses; docs/gs-sgd.md says why."""
+_ADAMW_WARMUP, _ADAMW_DIRECTIONS = 20, 256
+"""Whole gradients that AdamW's squares begin with before gs-SGD compresses, and directions that it then
+keeps: AdamW steps as far along weak directions as along strong ones. Measured in docs/gs-sgd.md."""
 
 
 def suited_to(train: TrainConfig, reducer: ReducerConfig) -> ReducerConfig:
@@ -19,5 +20,5 @@ def suited_to(train: TrainConfig, reducer: ReducerConfig) -> ReducerConfig:
     if isinstance(reducer, SparseConfig) and train.optimizer == "sgd" and train.momentum > 0:
         return replace(reducer, momentum="local")
     if isinstance(reducer, GsSgdConfig) and train.optimizer == "adamw":
-        return replace(reducer, warmup_steps=_ADAMW_WARMUP)
+        return replace(reducer, warmup_steps=_ADAMW_WARMUP, max_directions=_ADAMW_DIRECTIONS)
     return reducer

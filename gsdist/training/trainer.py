@@ -27,7 +27,7 @@ from gsdist.training.learner import Learner
 from gsdist.training.monitor import RankMonitor, Report, parameter_hash
 from gsdist.training.progress import open_progress
 from gsdist.training.pruning import open_callback
-from gsdist.training.run_config import RunConfig, flatten
+from gsdist.training.run_config import CONFIG_FILE, RunConfig, flatten
 from gsdist.training.selection import BestWeights
 from gsdist.training.signals import EXIT_TERMINATED, watch_signals
 from gsdist.training.stopwatch import Stopwatch
@@ -307,7 +307,7 @@ class Trainer:
         self._writers: list[metrics.MetricWriter] = []
         if self._rank == 0:
             config.run_dir.mkdir(parents=True, exist_ok=True)
-            _write(config.run_dir / "config.toml", self._run.to_toml())
+            _write(config.run_dir / CONFIG_FILE, self._run.to_toml())
             self._writers = metrics.open_writers(
                 config.run_dir,
                 after_step=resumed_at,

@@ -6,6 +6,7 @@ import torch
 from gsdist.sketch import CountSketch, SketchFormat, cuda, cuda_launch, select
 from gsdist.sketch.cuda_kernels import CudaKernels
 from gsdist.sketch.cuda_launch import cuda_kernels
+from tests.emulation.cases import differ_within_rounding, nearly_tied
 
 SIZES = [1, 63, 64, 65, 255, 256, 257, 1023, 1024, 1025, 1_000_003]
 NUMBERS = [torch.float32, torch.float16, torch.bfloat16]
@@ -26,8 +27,6 @@ def kernels(request, monkeypatch):
 @pytest.fixture
 def deterministic():
     torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def normals(size, seed=0):
@@ -67,6 +66,28 @@ def test_encoding_equals_the_cpu_to_rounding(size, number):
     on_gpu.encode(values.cuda(), 37)
     on_cpu.encode(values.float(), 37)
     torch.testing.assert_close(on_gpu._cells.cpu(), on_cpu.table, rtol=1e-4, atol=1e-4)
+
+
+def test_selections_differ_from_the_cpu_within_rounding():
+    values = nearly_tied(1_000_000)
+    on_gpu, on_cpu = both(format_for(1_000_000))
+    on_gpu.encode(torch.from_numpy(values).cuda())
+    on_cpu.encode(torch.from_numpy(values))
+    tables = on_gpu._cells.cpu().numpy(), on_cpu.table.numpy()
+    chosen = on_gpu.heavy_coordinates(10_000).cpu().numpy()
+    assert differ_within_rounding(chosen, *tables, 9, 1_000_100)
+
+
+def test_the_same_selection_in_every_run_and_on_the_cpu(deterministic):
+    values = torch.from_numpy(nearly_tied(1_000_000))
+    chosen = []
+    for _ in range(3):
+        on_gpu, on_cpu = both(format_for(1_000_000))
+        on_gpu.encode(values.cuda())
+        on_cpu.encode(values)
+        assert torch.equal(on_gpu._cells.cpu(), on_cpu.table)
+        chosen += [on_gpu.heavy_coordinates(10_000).cpu(), on_cpu.heavy_coordinates(10_000)]
+    assert all(torch.equal(one, chosen[0]) for one in chosen)
 
 
 @pytest.mark.parametrize("rows", range(1, 16, 2))
@@ -119,6 +140,7 @@ def test_a_graph_captures_a_whole_step():
         return sketch.heavy_coordinates(50)
 
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         step()
     torch.cuda.synchronize()
@@ -135,8 +157,8 @@ def test_cupy_arrays_in_cupy_arrays_out():
     cupy = pytest.importorskip("cupy")
     sketch_format = format_for(10_000)
     values = normals(10_000)
-    table = cupy.zeros(sketch_format.table_shape, cupy.float32)
     with cupy.cuda.Stream(non_blocking=True) as stream:
+        table = cupy.zeros(sketch_format.table_shape, cupy.float32)
         sketch = cuda.CudaSketch(sketch_format, table)
         sketch.encode(cupy.asarray(values.numpy()))
         indices = sketch.heavy_coordinates(20)

@@ -17,7 +17,7 @@ from benchmarks.convergence.__main__ import main
 from benchmarks.convergence.budgets import Fitter
 from benchmarks.convergence.emulation import EmulatedExchange, dense_bytes
 from benchmarks.convergence.gradients import Objective, worker_gradients
-from benchmarks.convergence.methods import DENSE, METHODS, for_optimizer, settings_of
+from benchmarks.convergence.methods import DENSE, METHODS, settings_of
 from benchmarks.convergence.oracle import OracleConfig
 from benchmarks.convergence.run import Curves, train, trained_steps
 from benchmarks.convergence.table import Cell, cells, keep, rows_of, summarize
@@ -181,7 +181,7 @@ def test_adamw_gets_the_averaged_gradient_itself(monkeypatch: pytest.MonkeyPatch
         nn.functional.cross_entropy(expected(images), labels).backward()
         optimizer.step()
         schedule.step()
-    everything = for_optimizer(replace(METHODS["top-k"], density=1.0), "adamw")
+    everything = settings_of("top-k:density=1.0", "adamw")
     torch.manual_seed(3)
     objective = Objective(workload, workload.build_model())
     for _ in trained_steps(training, everything, objective, Curves(), workers=4, seed=3):
@@ -196,6 +196,9 @@ def test_settings_of_a_method_can_be_replaced() -> None:
     assert isinstance(config, GsSgdPaperConfig)
     assert (config.rows, config.masking, config.wire_dtype) == (3, False, "float32")
     assert settings_of("gs-sgd") == METHODS["gs-sgd"]
+    # A change is what the user wants, whatever suits the optimizer.
+    changed = settings_of("gs-sgd:max_directions=8", "adamw")
+    assert (changed.max_directions, changed.momentum) == (8, "post")
     for name in ("gs-sgd:rows=3", "gs-sdg"):
         with pytest.raises(ValueError, match=r"no setting 'rows'|'gs-sdg' is none of"):
             settings_of(name)

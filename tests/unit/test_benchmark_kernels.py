@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("gsdist._native")
 pytestmark = pytest.mark.skipif(
@@ -14,6 +15,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 from benchmarks.kernels.__main__ import main  # noqa: E402
+from benchmarks.kernels.check import check_device_kernels  # noqa: E402
+from benchmarks.kernels.device import figures  # noqa: E402
+from benchmarks.kernels.measure import Point  # noqa: E402
+from gsdist.sketch.cuda_kernels import CudaKernels  # noqa: E402
+from tests.emulation.launcher import EmulatedLauncher  # noqa: E402
 
 TINY = ["--dimensions", "4096", "--rows", "3", "--columns", "256", "512", "--rounds", "2"]
 RATIOS = (
@@ -55,3 +61,37 @@ def test_json_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     main([*TINY, "--threads", "2", "--json", str(path)])
     check_report(json.loads(path.read_text()))
     assert "heavy_hitters" in capsys.readouterr().out
+
+
+class Slipping(CudaKernels):
+    """Choose the neighbours of what ought to be chosen."""
+
+    def top_k(self, values: torch.Tensor, k: int) -> torch.Tensor:
+        return super().top_k(values, k) + 1
+
+
+def test_a_gpu_is_checked_before_it_is_timed() -> None:
+    check_device_kernels(CudaKernels(EmulatedLauncher()), torch.device("cpu"), 3, 512)
+    with pytest.raises(SystemExit, match="top_k differs from the reference at rows=3"):
+        check_device_kernels(Slipping(EmulatedLauncher()), torch.device("cpu"), 3, 512)
+
+
+@pytest.mark.parametrize(
+    ("rate", "roofline"),
+    [
+        (2.5e12, 2.0),  # five rows of a gigabyte
+        (1e13, 0.5),  # reading is slower than adding: half of a copy
+    ],
+)
+def test_roofline_of_a_gpu(rate: float, roofline: float) -> None:
+    point = Point(dimension=250_000_000, rows=5, columns=64, k=1)
+    times = {"encode": 4.0, "encode_ordered": 12.0, "heavy_hitters": 8.0, "top_k": 1.0}
+    times |= {"compensate": 3.0, "torch_index_add": 60.0}
+    found = figures(point, 1.0, rate, times)
+    assert found["copy_gigabytes_per_second"] == pytest.approx(2000)
+    assert found["roofline_ms"] == pytest.approx(roofline)
+    assert found["encode_of_roofline"] == pytest.approx(roofline / 4)
+    assert found["select_of_roofline"] == pytest.approx(roofline / 8)
+    assert found["encode_vs_torch"] == 15
+    assert found["top_k_of_read"] == pytest.approx(0.5)
+    assert found["compensate_of_copy"] == pytest.approx(0.5)

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.report.__main__ import main
 
 ENVIRONMENT = {"commit": "abc123", "date": "2026-01-01", "cpu": "some cpu", "torch": "2.99"}
+ENVIRONMENT |= {"device": "some device"}
 
 
 def cell(method: str, seconds: float, **changes: Any) -> dict[str, Any]:
@@ -48,6 +49,22 @@ RESULTS: dict[str, dict[str, Any]] = {
             | {"wire_compression": 9.87, "accuracy": 0.4321, "accuracy_standard_error": 0.0123}
             | {"accuracy_minus_dense": -0.021, "accuracy_minus_dense_standard_error": 0.004}
         ],
+    },
+    "kernels-gpu.json": {
+        "gpu": "Some GPU 9000",
+        "results": [
+            {"dimension": 1024, "rows": 5, "columns": 64, "k": 8, "encode_of_roofline": 0.6543}
+        ],
+    },
+    "simulated.json": {
+        "simulated_cells": [
+            {"model": "net", "method": name, "ranks": 16, "bytes_per_second": 125e6}
+            | {"latency": 5e-5, "correct": not fault, "fault": fault, "over_alone": 1.5}
+            | {"over_alone_interval": [1.4, 1.6], "seconds_median": 0.012, "seconds_alone": 0.008}
+            | {"seconds_without_wire": 0.009, "exposed_seconds": 0.0041, "wire_seconds": 0.006}
+            | {"hidden_share": 0.5, "payload_bytes": 4321.0}
+            for name, fault in (("waiting", None), ("deviant", "it computes something else"))
+        ]
     },
     "step.json": {
         "cells": [
@@ -163,6 +180,12 @@ def test_every_kind_of_result_is_shown(pages: tuple[str, str]) -> None:
     assert "| bandwidth | other | 123 Mb/s | dense |" in pages[1]
     assert "| dense | flat | 500.0 | 400.0 | 1.0 |" in pages[1]
     assert "| mean | 2.2000 | +1.23% | 25.00 | 101.9 |" in pages[1]
+    assert "| encode of roofline | 0.654 |" in pages[1]
+    assert (
+        "| waiting | 12.00 | 9.00 | 8.00 | 4.10 | 1.50 | 1.40 to 1.60 | 6.00 | 50% | 4.3 |"
+        in pages[1]
+    )
+    assert "| deviant | it computes something else |" in pages[1]
     for page in pages:
         assert "Threats to these numbers" in page and "abc123" in page
 

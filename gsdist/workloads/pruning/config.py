@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from gsdist.compaction import Layout
 from gsdist.errors import ConfigError
+from gsdist.workloads.pruning.pfgdf import parse_intervals
 from gsdist.workloads.weights import fix_weights
 
 __all__ = ["PruningConfig", "RateSchedule", "Target"]
@@ -78,6 +79,9 @@ class PruningConfig:
     """cpmc: weight of the parameters that a channel costs."""
     tails: Tails = "both"
     """gaussian: prune on both sides of the mean, or below it only."""
+    intervals: tuple[str, ...] | None = None
+    """gaussian: LAYER=DEVIATIONS ..., keep what is within so many standard deviations of that layer's mean
+    and leave all other layers whole, whatever the rate is; `gsdist pfgdf` finds them."""
     pretrained: Path | None = None
     """File of the weights to begin with, as --save-model writes it; unset: fresh weights."""
     pretrained_sha256: str | None = None
@@ -128,6 +132,12 @@ class PruningConfig:
             self.compact_at is None or self.scale_norm,
             "compact_at", self.compact_at, "unset without scale_norm",
         )  # fmt: skip
+        _require(
+            self.intervals is None or (self.criterion == "gaussian" and self.target == "rate"),
+            "intervals", self.intervals, 'unset with another criterion than gaussian or a target',
+        )  # fmt: skip
+        if self.intervals is not None:
+            parse_intervals(self.intervals)
         fix_weights(self, "pretrained", "pretrained_sha256")
 
 

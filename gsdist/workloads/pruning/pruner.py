@@ -17,7 +17,7 @@ In a training loop of your own:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 from zlib import crc32
@@ -39,6 +39,7 @@ from gsdist.compaction import (
 from gsdist.errors import ConfigError, ConfigMismatch
 from gsdist.workloads.pruning.config import PruningConfig
 from gsdist.workloads.pruning.criterion import scores_of
+from gsdist.workloads.pruning.pfgdf import parse_intervals
 from gsdist.workloads.pruning.schedule import Step, step_at
 from gsdist.workloads.pruning.scope import choose, number_pruned, strength_for, tally
 from gsdist.workloads.pruning.units import Unit, total_size, units_of
@@ -60,6 +61,7 @@ class Pruner:
 
     Raises:
         UnsupportedSetup: the network cannot be followed or has nothing to prune.
+        ConfigError: the settings hold an interval of a layer that cannot be pruned.
     """
 
     def __init__(
@@ -77,11 +79,25 @@ class Pruner:
         self._graph = trace_channels(model, example)
         self._units = units_of(model, self._graph, config)
         self._sizes = [unit.size for unit in self._units]
+        self._require_known(parse_intervals(config.intervals or ()))
         self._decision = torch.zeros(total_size(self._units), dtype=torch.uint8)
         self._step = Step(rate=0.0, softness=1.0, hard_share=0.0)
         self._mask: dict[str, Tensor] | None = None
         self._compacted = False
         self._dense = count(self._graph, [])
+
+    def _require_known(self, layers: Iterable[str]) -> None:
+        unknown = set(layers) - set(self.layers)
+        if unknown:
+            raise ConfigError(
+                f"intervals names {', '.join(sorted(unknown))}; the layers of this network that can be "
+                f"pruned are {', '.join(self.layers)}"
+            )
+
+    @property
+    def layers(self) -> list[str]:
+        """Return the names of what is pruned apart, from input to output."""
+        return [unit.name for unit in self._units]
 
     # ---- when ---------------------------------------------------------------------------------------
 

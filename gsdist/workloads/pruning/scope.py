@@ -9,6 +9,7 @@ from torch import Tensor
 from gsdist.compaction import ChannelGraph, Counts, count
 from gsdist.errors import ConfigError
 from gsdist.workloads.pruning.config import PruningConfig
+from gsdist.workloads.pruning.pfgdf import parse_intervals
 from gsdist.workloads.pruning.units import Unit
 
 __all__ = ["choose", "number_pruned", "strength_for", "tally"]
@@ -28,10 +29,17 @@ def choose(
 ) -> list[Tensor]:
     """Return, for each unit, the candidates to prune, lowest score first; ties go to the lower index.
 
-    No layer is left empty; with scope global none loses more than `min_keep` lets it.
+    Intervals, where there are any, take the place of the share. No layer is left empty; with scope global
+    and a share none loses more than `min_keep` lets it.
     """
     orders = [torch.argsort(score, stable=True) for score in scores]
-    if config.scope == "local":
+    if config.intervals is not None:
+        intervals = parse_intervals(config.intervals)
+        numbers = [
+            int((score < -intervals.get(unit.name, math.inf)).sum())
+            for unit, score in zip(units, scores, strict=True)
+        ]
+    elif config.scope == "local":
         numbers = [number_pruned(unit.size, share) for unit in units]
     else:
         numbers = _numbers_over_all(scores, share, config.min_keep)

@@ -1,23 +1,30 @@
 """The GPU's kernels, emulated on the CPU, against the reference: bit by bit, at every edge."""
 
-import mmap
-
 import numpy as np
 import pytest
 import torch
 
 from gsdist.sketch import reference
 from gsdist.sketch.cuda_kernels import CudaKernels
+from tests.emulation.cases import (
+    NUMBERS,
+    SEED,
+    THREADS,
+    TILE,
+    TOP,
+    differ_within_rounding,
+    encoded,
+    nearly_tied,
+    normals,
+    same_bits,
+    table_of,
+)
 from tests.emulation.launcher import EmulatedLauncher
 from tests.unit.sketch import oracle
 
-THREADS = 256
 QUADS = 4 * THREADS  # coordinates that a thread block of the dense kernels handles
 SIZES = [0, 1, 3, 63, 64, 65, THREADS - 1, THREADS, THREADS + 1, QUADS - 1, QUADS, QUADS + 1, 5003]
-NUMBERS = [torch.float32, torch.float16, torch.bfloat16]
 SHUFFLES = [0, 1]
-TOP = 2**40
-SEED = 2**64 - 7
 
 
 @pytest.fixture(params=SHUFFLES)
@@ -32,40 +39,18 @@ def in_order():
     return CudaKernels(EmulatedLauncher())
 
 
-def normals(seed, size):
-    """Normal values with ties, zeros and negative zeros among them."""
-    generator = np.random.default_rng(seed)
-    values = generator.standard_normal(size).astype(np.float32)
-    rounded = generator.random(size) < 0.5
-    values[rounded] = np.round(values[rounded])
-    return values
-
-
-def same_bits(a, b):
-    return np.array_equal(np.asarray(a).view(np.uint32), np.asarray(b).view(np.uint32))
-
-
-def table_of(rows, columns, seed=3):
-    return normals(seed, rows * columns).reshape(rows, columns)
-
-
-def encoded(table, values, offset):
-    expected = table.copy()
-    reference.encode_dense(expected, SEED, values, offset, 1)
-    return expected
-
-
 OFFSETS = [0, 1, 63, 64, 2**31 - 5, 2**33 + 2, TOP - 5100]
 
 
+@pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("size", SIZES)
-def test_dense_encoding(in_order, size, offset):
-    values = normals(1, size)
+def test_dense_encoding(in_order, size, offset, number):
+    values = torch.from_numpy(normals(1, size)).to(number)
     table = table_of(3, 640)
     cells = torch.from_numpy(table.copy())
-    in_order.encode_dense(cells, SEED, torch.from_numpy(values), offset)
-    assert same_bits(cells, encoded(table, values, offset))
+    in_order.encode_dense(cells, SEED, values, offset)
+    assert same_bits(cells, encoded(table, values.float().numpy(), offset))
 
 
 @pytest.mark.parametrize("rows", range(1, 16, 2))
@@ -83,16 +68,17 @@ def test_dense_encoding_of_all_number_types_and_rows(in_order, kernels, rows, nu
     assert same_bits(cells, expected)
 
 
+@pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("size", SIZES)
-def test_ordered_dense_encoding_does_not_depend_on_the_threads(size, offset):
-    values, table = normals(1, size), table_of(3, 640)
+def test_ordered_dense_encoding_does_not_depend_on_the_threads(size, offset, number):
+    values, table = torch.from_numpy(normals(1, size)).to(number), table_of(3, 640)
     for shuffle in SHUFFLES:
         kernels = CudaKernels(EmulatedLauncher(shuffle))
         cells = torch.from_numpy(table.copy())
         order = kernels.ordered_blocks(cells, SEED, offset, size)
-        kernels.encode_dense_ordered(cells, SEED, torch.from_numpy(values), offset, order)
-        assert same_bits(cells, encoded(table, values, offset))
+        kernels.encode_dense_ordered(cells, SEED, values, offset, order)
+        assert same_bits(cells, encoded(table, values.float().numpy(), offset))
 
 
 def test_the_emulation_shows_that_atomic_sums_depend_on_the_threads():
@@ -102,6 +88,16 @@ def test_the_emulation_shows_that_atomic_sums_depend_on_the_threads():
     expected = encoded(table, values, 0)
     assert not same_bits(cells, expected)
     np.testing.assert_allclose(cells, expected, atol=1e-3)
+
+
+def test_after_atomic_sums_selections_differ_within_rounding():
+    values = nearly_tied(40_000)
+    kernels, cells = CudaKernels(EmulatedLauncher(1)), torch.zeros(3, 4096)
+    kernels.encode_dense(cells, SEED, torch.from_numpy(values), 0)
+    expected = encoded(np.zeros((3, 4096), np.float32), values, 0)
+    chosen = kernels.heavy_hitters(cells, SEED, 40_000, 500).numpy()
+    assert differ_within_rounding(chosen, cells.numpy(), expected, SEED, 40_000)
+    assert chosen.tolist() != reference.heavy_hitters(expected, SEED, 40_000, 500, 1).tolist()
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -130,7 +126,6 @@ def test_estimates(kernels, rows, size):
     assert np.array_equal(out, expected)
 
 
-TILE = 64 * THREADS
 DIMENSIONS = [1, 63, 64, 65, TILE - 1, TILE, TILE + 1, 40_000]
 
 
@@ -301,122 +296,12 @@ def test_casts_back_are_exact_for_all_numbers(kernels, number):
     assert same_bits(wide[number_of], every.float()[number_of])
 
 
-@pytest.mark.parametrize("size", [0, 1, THREADS - 1, THREADS, THREADS + 1])
-def test_casts_scale(kernels, size):
+@pytest.mark.parametrize("number", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [0, 1, THREADS - 1, THREADS, THREADS + 1, 1000])
+def test_casts_scale(kernels, size, number):
     values, scale = torch.from_numpy(normals(5, size)), torch.tensor(0.3)
-    narrow, wide = torch.empty(size, dtype=torch.float16), torch.empty(size)
+    narrow, wide = torch.empty(size, dtype=number), torch.empty(size)
     kernels.cast(narrow, values, scale)
-    assert torch.equal(narrow, (values * scale).half())
+    assert torch.equal(narrow, (values * scale).to(number))
     kernels.cast(wide, narrow, scale)
     assert torch.equal(wide, narrow.float() * scale)
-
-
-# Beyond 2^31: arrays that exist as addresses only, and the thread blocks at their ends.
-
-
-def reserved(count, dtype):
-    """Return a tensor of zeros whose memory the system hands out page by page, where it is used."""
-    without_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # has a name from Python 3.13 on
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | without_reserve
-    memory = mmap.mmap(-1, count * dtype.itemsize, flags=flags)
-    return torch.frombuffer(memory, dtype=dtype)
-
-
-class LastBlocks(EmulatedLauncher):
-    """Run only the last two thread blocks of every kernel."""
-
-    def launch(self, kernel, thread_blocks, arguments):
-        self.launch_part(kernel, thread_blocks, thread_blocks - 2, thread_blocks, arguments)
-
-
-@pytest.mark.parametrize("count", [2**31 + 77, 2**34 + 77])
-def test_dense_encoding_of_more_values_than_32_bits_count(count):
-    values, cells = reserved(count, torch.float32), torch.zeros(3, 320)
-    tail = normals(6, 1000)
-    values[-1000:] = torch.from_numpy(tail)
-    CudaKernels(LastBlocks()).encode_dense(cells, SEED, values, 5)
-    assert same_bits(cells, encoded(np.zeros((3, 320), np.float32), tail, 5 + count - 1000))
-
-
-def test_tables_of_more_cells_than_32_bits_count(in_order):
-    rows, columns = 3, 2**31
-    indices = np.random.default_rng(7).integers(0, TOP, 300)
-    values = normals(7, 300)
-    cells, other = (reserved(rows * columns, torch.float32).view(rows, columns) for _ in range(2))
-    in_order.encode_sparse(cells, SEED, torch.from_numpy(indices), torch.from_numpy(values))
-    in_order.encode_sparse_ordered(other, SEED, torch.from_numpy(indices), torch.from_numpy(values))
-    for found in (cells, other):
-        expected, out = np.empty(300, np.float32), torch.empty(300)
-        reference.estimate(found.numpy(), SEED, indices, expected, 1)
-        in_order.estimate(found, SEED, torch.from_numpy(indices), out)
-        assert np.array_equal(out, expected)
-        assert np.array_equal(out, values)
-
-
-def selection_state(threshold, k):
-    """Return the state of a selection whose scan is about to begin."""
-    state = torch.zeros(5 + 2048, dtype=torch.int64)
-    state[0] = k
-    state[3] = threshold << 32
-    state[4] = 1
-    return state
-
-
-def marked(marks, first_block):
-    """Return the coordinates marked from a block on."""
-    bits = np.unpackbits(marks[first_block:].numpy().view(np.uint8), bitorder="little")
-    return np.flatnonzero(bits) + first_block * 64
-
-
-def test_finding_values_beyond_32_bits():
-    dimension = 2**32 + 77
-    values, marks = reserved(dimension, torch.float32), reserved(dimension // 64 + 1, torch.int64)
-    values[-100:] = torch.from_numpy(normals(8, 100))
-    threshold = np.float32(0.5)
-    state = selection_state(int(threshold.view(np.uint32)), 5)
-    tiles = -(-dimension // TILE)
-    LastBlocks().launch("find_values", tiles, (state, marks, values, dimension))
-    expected = np.flatnonzero(values[-100:].abs() >= 0.5) + dimension - 100
-    assert np.array_equal(marked(marks, dimension // 64 - 10), expected)
-    assert state[2] == len(expected)
-
-    counts = reserved(2 * tiles, torch.int64)
-    LastBlocks().launch("count_chosen_values", tiles, (state, marks, counts, dimension, values))
-    EmulatedLauncher().launch("place_tiles", 1, (counts[-4:], 2))
-    chosen = torch.full((TILE + 77,), -1)
-    state[0] = len(expected) + 3  # more than were marked: the lowest others fill up
-    arguments = (state, marks, counts, chosen, dimension, values)
-    LastBlocks().launch("write_chosen_values", tiles, arguments)
-    others = np.setdiff1d(np.arange((tiles - 2) * TILE, dimension), expected)[:3]
-    assert np.array_equal(chosen[: len(expected) + 3], np.sort(np.append(others, expected)))
-
-
-def test_finding_estimates_beyond_32_bits(in_order):
-    dimension = 2**36 + 77
-    table = table_of(5, 1280)
-    cells = torch.from_numpy(table)
-    marks = reserved(dimension // 64 + 1, torch.int64)
-    threshold = np.float32(1.0)
-    state = selection_state(int(threshold.view(np.uint32)), 5)
-    masks = torch.empty(2 * table.size // 64, dtype=torch.int64)
-    blocks = -(-table.size // 64 * 32 // THREADS)
-    in_order._launch("mask_cells", blocks, state, cells, masks, table.size // 64)
-    tiles = -(-dimension // TILE)
-    arguments = (state, marks, masks, 5, 1280, SEED, dimension)
-    LastBlocks().launch("find_estimates", tiles, arguments)
-    first = (tiles - 2) * TILE
-    indices, estimates = np.arange(first, dimension), np.empty(dimension - first, np.float32)
-    reference.estimate(table, SEED, indices, estimates, 1)
-    assert np.array_equal(marked(marks, first // 64), indices[np.abs(estimates) >= threshold])
-
-
-def test_elementwise_kernels_beyond_32_bits():
-    count = 2**32 + 77
-    values, narrow = reserved(count, torch.float32), reserved(count, torch.float16)
-    values[-77:] = torch.from_numpy(normals(9, 77))
-    CudaKernels(LastBlocks()).cast(narrow, values, torch.ones(()))
-    assert torch.equal(narrow[-77:], values[-77:].half())
-    out = reserved(count, torch.float32)
-    where = torch.arange(count - 77, count)
-    CudaKernels(EmulatedLauncher()).scatter(out, where, values[-77:], 1.0)
-    assert torch.equal(out[-77:], values[-77:])

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gsdist.compaction import count, trace_channels
+from gsdist.errors import ConfigError
 from gsdist.models import build_model
 from gsdist.workloads.pruning import PRESETS, Pruner, PruningConfig
 from gsdist.workloads.pruning.cpmc import savings
@@ -139,7 +140,7 @@ def test_published_shares_follow_from_their_intervals():
 
 
 def test_both_tails_go_or_the_low_one():
-    norms = torch.tensor([0.0, 4.0, 5.0, 6.0, 10.0], dtype=torch.float64)
+    norms = torch.tensor([1.0, 5.0, 6.0, 7.0, 11.0], dtype=torch.float64)
     both, low = closeness(norms, "both"), closeness(norms, "low")
     assert set(both.argsort()[:2].tolist()) == {0, 4} and both[2] == both.max()
     assert low.argsort()[0] == 0 and low[3] == low[4] == 0
@@ -188,6 +189,40 @@ def test_the_search_takes_the_smallest_interval_that_keeps_the_accuracy():
 
     assert search_intervals(list(needed), accuracy_with, least=1.0) == {"first": 0.5, "third": 0.2}
     assert asked[0] == {"first": 0.2} and {"first": 0.5, "second": 2.0} in asked
+
+
+def test_intervals_name_the_layers_that_are_pruned_and_how_far():
+    model = Chain()
+    with torch.no_grad():
+        # Norms 1, 2, 3 and 10, each twice: mean 4 and deviation 3.54; 10 is 1.7 deviations away, 1 is 0.85.
+        weight = model.features[0].weight
+        sizes = torch.tensor([1.0, 2.0, 3.0, 10.0] * 2) / weight[0].numel()
+        weight.copy_(sizes.view(8, 1, 1, 1).expand_as(weight))
+    config = replace(PRESETS["pfgdf"], intervals=("features.0=1.5",))
+
+    def kept(config):
+        pruner = Pruner(model, (IMAGES,), config, total_events=1)
+        pruner.on_train_begin()
+        return {name: keep.tolist() for name, keep in pruner.kept().items()}
+
+    first = kept(config)
+    assert first.pop("features.0") == [True, True, True, False] * 2
+    assert all(all(keep) for keep in first.values())
+    # What is zero has been pruned before: nothing is measured anew around the others' mean.
+    assert (
+        kept(replace(config, intervals=("features.0=0.1",)))["features.0"]
+        == [True, True, True, False] * 2
+    )
+    with pytest.raises(ConfigError, match=r"names features\.1; .* are features\.0, features\.3"):
+        kept(replace(config, intervals=("features.1=1",)))
+
+
+@pytest.mark.parametrize("entries", [("0.5",), ("a=zero",), ("a=-1",), ("a=1", "a=2"), ("a=nan",)])
+def test_intervals_of_another_form_are_refused(entries):
+    with pytest.raises(ConfigError, match="LAYER=DEVIATIONS"):
+        replace(PRESETS["pfgdf"], intervals=entries)
+    with pytest.raises(ConfigError, match="gaussian"):
+        PruningConfig(intervals=("a=1",))
 
 
 def test_the_sensitivity_of_a_layer_is_what_pruning_it_alone_loses():

@@ -147,6 +147,40 @@ def test_from_training_to_a_compact_network_by_commands(method, layout, tmp_path
         assert main(["compact", "--layout", "scatter", str(run), str(small)]) != 0
 
 
+def test_pfgdf_is_searched_layer_by_layer_and_trained_to_the_end(tmp_path, capsys):
+    run, found = tmp_path / "run", tmp_path / "found"
+    arguments = ["train", "classification", "--model", "resnet8-narrow", "--data", "digits"]
+    arguments += ["--epochs", "1", "--batch-size", "512", "--reducer", "dense", "--no-progress"]
+    arguments += ["--run-dir", str(run), "--save-model", str(run / "model.pt")]
+    assert main(arguments) == 0
+    # Whatever is lost is little enough, so that the narrowest interval is taken everywhere.
+    assert main(["pfgdf", "--loss", "100", "--learning-rate", "1e-9", str(run), str(found)]) == 0
+    assert capsys.readouterr().err.count("kept") == 3
+
+    before, after = read_weights(run / "model.pt"), read_weights(found / "model.pt")
+    layers = [f"stages.{stage}.0.conv1" for stage in range(3)]
+    for layer in layers:
+        norms = before[f"{layer}.weight"].double().abs().sum((1, 2, 3))
+        deviation = (norms - norms.mean()).abs() / norms.std(correction=0)
+        inside = deviation <= max(0.2, float(deviation.min()))  # no layer is left empty
+        expected = before[f"{layer}.weight"] * inside.view(-1, 1, 1, 1)
+        torch.testing.assert_close(after[f"{layer}.weight"], expected, rtol=0, atol=1e-5)
+        assert not inside.all()
+
+    config = ["--config", str(found / "config.toml")]
+    settings, _ = parse("classification", config)
+    assert settings.pruning.intervals == tuple(f"{layer}=0.2" for layer in layers)
+    assert main(["train", "classification", *config]) == 0
+    trained = read_weights(found / "run" / "model.pt")
+    for layer in layers:
+        zero = [weights[f"{layer}.weight"].flatten(1).any(1) for weights in (after, trained)]
+        assert torch.equal(*zero) and not torch.equal(
+            after[layer + ".weight"], trained[layer + ".weight"]
+        )
+
+    assert main(["pfgdf", str(tmp_path), str(found)]) == 69
+
+
 def test_runs_that_pruned_nothing_are_refused(tmp_path, capsys):
     assert main(["compact", str(tmp_path), str(tmp_path / "small")]) == 69
     assert "finished run that pruned" in capsys.readouterr().err

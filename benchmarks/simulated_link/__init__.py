@@ -1,0 +1,1 @@
+"""Time training steps of one worker over a link that is simulated by waiting."""
