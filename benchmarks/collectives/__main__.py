@@ -22,12 +22,16 @@ from benchmarks.exchange.lab import verified_rates
 from benchmarks.mpirun import OPEN_MPI_SETTINGS, find_mpirun
 from benchmarks.netlab import LabUnavailable, NetworkLab, RateError
 from benchmarks.output import begin, write_report
+from gsdist.collectives.mpi import BACKEND
 
 SCHEMA = 1
 _TIME_LIMIT = 3600.0
 _SIZES = {
     True: [4, 1024, 65_536, 1 << 20, 2 << 20, 4 << 20, 16 << 20],
-    False: [4, 64, 1024, 16_384, 65_536, 1 << 18, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20],
+    False: [
+        *(4, 64, 1024, 16_384, 65_536, 1 << 18),
+        *(1 << 20, 2 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20),
+    ],
 }
 
 
@@ -46,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         "backends": arguments.backends,
         "operations": arguments.operations,
         "sizes": arguments.sizes or _SIZES[arguments.quick],
-        "seconds": 0.5 if arguments.quick else 3.0,
+        "seconds": arguments.seconds or (0.5 if arguments.quick else 3.0),
         "least_repetitions": 5,
         "most_repetitions": 500,
     }
@@ -79,6 +83,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--rates", nargs="+", help="such as 1gbit: run over shaped links; root, Open MPI"
     )
+    parser.add_argument("--seconds", type=float, help="per cell, in place of 0.5 and 3")
     parser.add_argument("--sizes", nargs="+", type=int, metavar="BYTES")
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
@@ -120,15 +125,21 @@ def _run_here(launcher: str, ranks: int, worker: Sequence[str]) -> None:
 def _table(cells: Sequence[Mapping[str, Any]], backends: Sequence[str]) -> list[str]:
     lines = [f"{'operation':<16}{'bytes':>11}" + "".join(f"{name:>14}" for name in backends)]
     for operation, size in dict.fromkeys((cell["operation"], cell["bytes"]) for cell in cells):
-        medians = {
-            cell["backend"]: cell["microseconds_median"]
+        row = {
+            cell["backend"]: cell
             for cell in cells
             if (cell["operation"], cell["bytes"]) == (operation, size)
         }
-        lines.append(
-            f"{operation:<16}{size:>11}" + "".join(f"{medians[name]:>14.1f}" for name in backends)
-        )
+        medians = "".join(f"{row[name]['microseconds_median']:>14.1f}" for name in backends)
+        lines.append(f"{operation:<16}{size:>11}{medians}{_over_bare(row.get(BACKEND))}")
     return lines
+
+
+def _over_bare(cell: Mapping[str, Any] | None) -> str:
+    if cell is None or "over_bare" not in cell:
+        return ""
+    ratio, low, high = (cell[f"over_bare{end}"] for end in ("", "_low", "_high"))
+    return f"  {BACKEND} / bare {ratio:.3f} ({low:.3f} to {high:.3f})"
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor
 
-__all__ = ["BACKENDS", "OPERATIONS", "buffers_of", "prepare"]
+__all__ = ["BACKENDS", "BARE", "OPERATIONS", "buffers_of", "prepare"]
 
-BACKENDS = ("bare-mpi4py", "mpi4py", "gloo")
+BARE = "bare-mpi4py"
+BACKENDS = (BARE, "mpi4py", "gloo")
 OPERATIONS = ("all_reduce", "broadcast", "all_gather", "reduce_scatter")
 
 
@@ -29,15 +30,18 @@ def buffers_of(operation: str, size: int, ranks: int) -> tuple[Tensor, Tensor]:
 def prepare(
     backend: str, operation: str, group: dist.ProcessGroup, given: Tensor, output: Tensor
 ) -> Callable[[], object]:
-    """Return a function that runs the collective once, on buffers it keeps."""
-    if backend == "bare-mpi4py":
+    """Return a function that runs the collective once, on these buffers."""
+    if backend == BARE:
         return _bare(operation, given, output)
+    # from torch 2.14 on the older names take longer: they warn in every call
+    all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+    reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
     calls: Mapping[str, Callable[[], object]] = MappingProxyType(
         {
             "all_reduce": lambda: dist.all_reduce(given, group=group),
             "broadcast": lambda: dist.broadcast(given, 0, group=group),
-            "all_gather": lambda: dist.all_gather_into_tensor(output, given, group=group),
-            "reduce_scatter": lambda: dist.reduce_scatter_tensor(output, given, group=group),
+            "all_gather": lambda: all_gather(output, given, group=group),
+            "reduce_scatter": lambda: reduce_scatter(output, given, group=group),
         }
     )
     return calls[operation]

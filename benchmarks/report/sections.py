@@ -253,21 +253,29 @@ def _exchange_figure(title: str, cells: Sequence[Mapping[str, Any]]) -> Figure:
 def _collectives(result: Mapping[str, Any]) -> Section:
     cells = result["cells"]
     backends = list(dict.fromkeys(cell["backend"] for cell in cells))
-    rows: dict[tuple[str, int, str, int], dict[str, float]] = {}
+    compared = list(dict.fromkeys(cell["backend"] for cell in cells if "over_bare" in cell))
+    rows: dict[tuple[str, int, str, int], dict[str, Mapping[str, Any]]] = {}
     for cell in cells:
         links = cell["rate"] or "one machine"
         key = (cell["operation"], cell["ranks"], links, cell["bytes"])
-        rows.setdefault(key, {})[cell["backend"]] = cell["microseconds_median"]
+        rows.setdefault(key, {})[cell["backend"]] = cell
     table = Table(
         title="median microseconds of the slowest rank",
-        head=["operation", "ranks", "links", "bytes", *backends],
+        head=["operation", "ranks", "links", "bytes", *backends]
+        + [f"{name} / bare (95 % interval)" for name in compared],
         rows=[
             [operation, str(ranks), links, f"{size:,}"]
-            + [f"{medians[name]:.1f}" for name in backends]
-            for (operation, ranks, links, size), medians in rows.items()
+            + [f"{row[name]['microseconds_median']:.1f}" for name in backends]
+            + [_over_bare(row[name]) for name in compared]
+            for (operation, ranks, links, size), row in rows.items()
         ],
     )
     return Section(title="Collectives", tables=[table])
+
+
+def _over_bare(cell: Mapping[str, Any]) -> str:
+    ratio, low, high = (cell[f"over_bare{end}"] for end in ("", "_low", "_high"))
+    return f"{ratio:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _scaling(result: Mapping[str, Any]) -> Section:

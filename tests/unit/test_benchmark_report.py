@@ -95,7 +95,15 @@ RESULTS: dict[str, dict[str, Any]] = {
         "cells": [
             {"backend": backend, "operation": "all_reduce", "ranks": 4, "bytes": 65_536}
             | {"microseconds_median": microseconds, "rate": "5gbit"}
-            for backend, microseconds in (("bare", 77.12), ("wrapped", 126.34))
+            | beside
+            for backend, microseconds, beside in (
+                ("bare", 77.12, {}),
+                (
+                    "wrapped",
+                    126.34,
+                    {"over_bare": 1.638, "over_bare_low": 1.6, "over_bare_high": 1.7},
+                ),
+            )
         ]
     },
     "plan.json": {
@@ -162,6 +170,7 @@ def test_every_kind_of_result_is_shown(pages: tuple[str, str]) -> None:
     assert "loss by bytes, the same share of the coordinates" in pages[0]
     assert "| overlapping | 80.0 | -1.0 | 30.0 | 40.0 | 70 | 12.3 | 1.2 |" in pages[1]
     assert "| rotated | 0.900 | 0.987 |" in pages[1]
+    assert "| 65,536 | 77.1 | 126.3 | 1.64 (1.60 to 1.70) |" in pages[1]
     assert "| student | 93.78 | 0.46 | 4 | 10.4 |" in pages[1]
     assert "| by hand | 302.6 |" in pages[1]
     assert "| encode over reading the vector | 3.21 |" in pages[1]

@@ -1,6 +1,7 @@
 """Say in MPI's words what tensors hold and how they are reduced."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from gsdist.errors import InputTypeError
 
-__all__ = ["buffer_of", "reduction_of", "require_reducible"]
+__all__ = ["Reduction", "buffer_of", "reduction_of"]
 
 _DATATYPES: Mapping[torch.dtype, MPI.Datatype] = MappingProxyType(
     {
@@ -69,13 +70,23 @@ _ON_COMPLEX = (dist.ReduceOp.SUM, dist.ReduceOp.AVG)
 def buffer_of(tensor: Tensor, *, parts: int = 1) -> list[Any]:
     """Return a contiguous tensor as a buffer that mpi4py takes: address, count per part and datatype."""
     datatype = _DATATYPES.get(tensor.dtype) or _BY_SIZE[tensor.element_size()]
-    memory = MPI.buffer.fromaddress(tensor.data_ptr(), tensor.numel() * tensor.element_size())
+    memory = MPI.buffer.fromaddress(tensor.data_ptr(), tensor.nbytes)
     return [memory, tensor.numel() // parts, datatype]
 
 
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """Say how tensors of a dtype are reduced."""
+
+    average: bool
+    """Whether what MPI computes, a sum, is to be divided by the number of ranks."""
+    operation: Callable[[], MPI.Op]
+    """Return MPI's name for it; to be called on a communication thread, which may have to make it."""
+
+
 @cache
-def require_reducible(kind: Any, dtype: torch.dtype) -> None:
-    """Check that tensors of a dtype can be reduced so.
+def reduction_of(kind: Any, dtype: torch.dtype) -> Reduction:
+    """Return how to reduce tensors of a dtype so.
 
     Raises:
         InputTypeError: the two do not go together.
@@ -92,19 +103,13 @@ def require_reducible(kind: Any, dtype: torch.dtype) -> None:
             f"{kind} cannot reduce {dtype}; bitwise operations need integers or bool, averages "
             "floating-point or complex numbers, and 8-bit floats are not reduced at all: convert first"
         )
-
-
-def reduction_of(kind: Any, dtype: torch.dtype) -> MPI.Op:
-    """Return the operation that reduces tensors of a dtype; for an average it is the sum.
-
-    To be called on a communication thread: some operations have to be made first.
-    """
+    average = bool(kind == dist.ReduceOp.AVG)
     if dtype not in _DATATYPES:
-        return _computed_by_torch(kind, dtype)
-    return (_LOGICAL if dtype == torch.bool else _ARITHMETIC)[kind]
+        return Reduction(average, cache(lambda: _computed_by_torch(kind, dtype)))
+    known = (_LOGICAL if dtype == torch.bool else _ARITHMETIC)[kind]
+    return Reduction(average, lambda: known)
 
 
-@cache
 def _computed_by_torch(kind: Any, dtype: torch.dtype) -> MPI.Op:
     combine = _ON_TENSORS[kind]
 

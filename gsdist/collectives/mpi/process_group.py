@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C import _distributed_c10d as c10d
 
+from gsdist.collectives.mpi.channel import Channel
 from gsdist.collectives.mpi.transport import Transport
 
 __all__ = ["MpiProcessGroup"]
@@ -34,12 +35,12 @@ class MpiProcessGroup(dist.ProcessGroup):
         """Make what torch asks for in `init_process_group` and `new_group`; on all ranks of the group.
 
         Raises:
-            GsdistError: as `Transport`.
+            GsdistError: as `Channel`.
         """
         rank, size = options.group_rank, options.group_size
         super().__init__(rank, size)  # type: ignore[call-arg]
         self._group_name: str = options.group_id
-        self._transport = Transport(
+        self._channel = Channel(
             options.global_ranks_in_group,
             name=options.group_id,
             rank=rank,
@@ -47,6 +48,7 @@ class MpiProcessGroup(dist.ProcessGroup):
             timeout=options.timeout,
             store=options.store,
         )
+        self._transport = Transport(self._channel)
 
     @property
     def group_name(self) -> str:
@@ -56,7 +58,7 @@ class MpiProcessGroup(dist.ProcessGroup):
     @property
     def timeout(self) -> timedelta:
         """Return the deadline of operations that are given none."""
-        return self._transport.timeout
+        return self._channel.timeout
 
     def _get_backend(self, device: torch.device) -> Self:
         # torch looks here for `supports_coalescing`
@@ -190,15 +192,15 @@ class MpiProcessGroup(dist.ProcessGroup):
 
     def set_timeout(self, timeout: timedelta) -> None:
         """Set the deadline of later operations."""
-        self._transport.timeout = timeout
+        self._channel.timeout = timeout
 
     def shutdown(self) -> None:
         """Complete what was issued and give the communicator back."""
-        self._transport.close()
+        self._channel.close()
 
     def abort(self) -> None:
         """Let the launcher end the job when this process exits."""
-        self._transport.abandon()
+        self._channel.abandon()
 
     def name(self) -> str:
         """Return the backend's name."""

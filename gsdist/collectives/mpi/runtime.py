@@ -110,14 +110,21 @@ class Runtime:
 
         return self.call(make, f"making group {name} of ranks {list(ranks) or 'all'}", timeout)
 
-    def call(self, function: Callable[[], Result], purpose: str, timeout: float) -> Result:
-        """Run a function that calls MPI on the thread that may.
+    def call(
+        self,
+        function: Callable[[], Result],
+        purpose: str,
+        timeout: float,
+        *,
+        thread: CommunicationThread | None = None,
+    ) -> Result:
+        """Run a function that calls MPI on a group's thread, by default on the one that started MPI.
 
         Raises:
             CollectiveError: it did not return within so many seconds.
         """
         try:
-            return self._home.call(function, timeout)
+            return (thread or self._home).call(function, timeout)
         except TimeoutError:
             raise CollectiveError(
                 f"rank {self.rank}/{self.size}: {purpose} did not finish within {timeout:g} s; some rank has "

@@ -1,77 +1,33 @@
 """Carry tensors between the ranks of one communicator: every operation, in MPI's words."""
 
-from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor
-from torch._C._distributed_c10d import Store
 
-from gsdist.collectives.mpi.datatypes import buffer_of, reduction_of, require_reducible
-from gsdist.collectives.mpi.roll_call import RollCall
-from gsdist.collectives.mpi.runtime import Runtime
+from gsdist.collectives.mpi.channel import Channel, Options
+from gsdist.collectives.mpi.checks import (
+    part_sizes,
+    require_equal,
+    require_one_dtype,
+    require_one_per_rank,
+    require_whole,
+)
+from gsdist.collectives.mpi.datatypes import Reduction, buffer_of, reduction_of
 from gsdist.collectives.mpi.staging import Staging
 from gsdist.collectives.mpi.work import MpiWork
-from gsdist.errors import ConfigError, InputTypeError
 
 __all__ = ["Transport"]
 
-_NO_TIME = timedelta(0)
-
-
-class Options(Protocol):
-    """Say what c10d's options say of every collective."""
-
-    timeout: timedelta
-    """Its deadline; zero and less stand for the group's."""
-    asyncOp: bool
-    """Whether the caller goes on meanwhile; if not, it waits as soon as it has the work object."""
-
 
 class Transport:
-    """Be one rank of a communicator.
+    """Put every operation in MPI's words; check and hand it in at once."""
 
-    Operations are checked and handed in at once, and run in order: on the group's communication thread, or at
-    once where the caller waits anyway and nothing else is under way.
-    """
-
-    def __init__(
-        self,
-        ranks: Sequence[int],
-        *,
-        name: str,
-        rank: int,
-        size: int,
-        timeout: timedelta,
-        store: Store,
-    ) -> None:
-        """Make the communicator of some ranks (none means all); on all of them at the same time.
-
-        The store of the group serves to name missing ranks.
-
-        Raises:
-            CollectiveError: not all of them came within the timeout.
-            ConfigError: MPI counts the ranks of the job otherwise.
-        """
-        self._runtime = Runtime.start()
-        self._name = name
-        self.timeout = timeout
-        self._communicator, *found = self._runtime.communicator_of(
-            ranks, name, timeout.total_seconds()
-        )
-        if found != [rank, size]:
-            raise ConfigError(
-                f"rank {rank} of {size} is asked for, but MPI says rank {found[0]} of {found[1]}; start one "
-                "process per rank with mpirun, and unset RANK and WORLD_SIZE if they are left from elsewhere"
-            )
-        self._rank, self._size = rank, size
-        self._thread = self._runtime.thread(name)
-        self._roll_call = RollCall(store, rank, size)
-        self._collectives = 0
+    def __init__(self, channel: Channel) -> None:
+        """Use one rank's end of a communicator."""
+        self._channel = channel
 
     # ---- reductions ---------------------------------------------------------------------------------
 
@@ -79,56 +35,53 @@ class Transport:
         """Reduce each tensor in place over all ranks."""
         staging = Staging()
         buffers = [staging.updated(tensor) for tensor in tensors]
-        dtype = self._reduced_dtype(kind, tensors)
-        return self._submit(
+        reduction = self._reduction(kind, tensors)
+        return self._channel.submit(
             "all_reduce",
-            lambda: self._calls(
+            lambda: self._channel.calls(
                 "Allreduce",
-                [
-                    (MPI.IN_PLACE, buffer_of(buffer), reduction_of(kind, dtype))
-                    for buffer in buffers
-                ],
+                [(MPI.IN_PLACE, buffer_of(buffer), reduction.operation()) for buffer in buffers],
             ),
             staging,
             list(tensors),
             options,
-            averaged=buffers if _is_average(kind) else (),
+            averaged=buffers if reduction.average else (),
         )
 
     def reduce(self, tensor: Tensor, root: int, kind: Any, options: Options) -> MpiWork:
         """Reduce a tensor over all ranks, in place at the root; the others keep theirs."""
         staging = Staging()
-        dtype = self._reduced_dtype(kind, [tensor])
-        at_root = self._rank == root
+        reduction = self._reduction(kind, [tensor])
+        at_root = self._channel.rank == root
         buffer = staging.updated(tensor) if at_root else staging.sent(tensor)
 
         def start() -> list[MPI.Request]:
             own = (MPI.IN_PLACE, buffer_of(buffer)) if at_root else (buffer_of(buffer), None)
-            return self._calls("Reduce", [(*own, reduction_of(kind, dtype), root)])
+            return self._channel.calls("Reduce", [(*own, reduction.operation(), root)])
 
-        averaged = [buffer] if at_root and _is_average(kind) else []
-        return self._submit("reduce", start, staging, [tensor], options, averaged=averaged)
+        averaged = [buffer] if at_root and reduction.average else []
+        return self._channel.submit("reduce", start, staging, [tensor], options, averaged=averaged)
 
     def reduce_scatter(
         self, output: Tensor, inputs: Sequence[Tensor], kind: Any, options: Options
     ) -> MpiWork:
         """Reduce the r-th tensor of all ranks to rank r; tensors may differ in size."""
-        self._require_one_per_rank("reduce_scatter", "inputs", inputs)
-        self._require_equal("reduce_scatter", inputs[self._rank], [output])
+        require_one_per_rank(self._channel, "reduce_scatter", "inputs", inputs)
+        require_equal(self._channel, "reduce_scatter", inputs[self._channel.rank], [output])
         staging = Staging()
-        dtype = self._reduced_dtype(kind, [output, *inputs])
+        reduction = self._reduction(kind, [output, *inputs])
         joined, received = staging.joined(inputs), staging.received(output)
         counts = [tensor.numel() for tensor in inputs]
-        return self._submit(
+        return self._channel.submit(
             "reduce_scatter",
-            lambda: self._calls(
+            lambda: self._channel.calls(
                 "Reduce_scatter",
-                [(buffer_of(joined), buffer_of(received), counts, reduction_of(kind, dtype))],
+                [(buffer_of(joined), buffer_of(received), counts, reduction.operation())],
             ),
             staging,
             [output],
             options,
-            averaged=[received] if _is_average(kind) else (),
+            averaged=[received] if reduction.average else (),
         )
 
     def reduce_scatter_single(
@@ -136,27 +89,31 @@ class Transport:
     ) -> MpiWork:
         """Reduce each input over all ranks and keep the rank's own part of it, one of equal ones."""
         for output, given in zip(outputs, inputs, strict=True):
-            self._require_whole("reduce_scatter_tensor", whole=given, part=output)
+            require_whole(self._channel, "reduce_scatter_tensor", whole=given, part=output)
         staging = Staging()
-        dtype = self._reduced_dtype(kind, [*outputs, *inputs])
+        reduction = self._reduction(kind, [*outputs, *inputs])
         received = [staging.received(output) for output in outputs]
         sent = [
             staging.sent(given, apart_from=target)
             for given, target in zip(inputs, received, strict=True)
         ]
-        return self._submit(
+        return self._channel.submit(
             "reduce_scatter_tensor",
-            lambda: self._calls(
+            lambda: self._channel.calls(
                 "Reduce_scatter_block",
                 [
-                    (buffer_of(one, parts=self._size), buffer_of(other), reduction_of(kind, dtype))
+                    (
+                        buffer_of(one, parts=self._channel.size),
+                        buffer_of(other),
+                        reduction.operation(),
+                    )
                     for one, other in zip(sent, received, strict=True)
                 ],
             ),
             staging,
             list(outputs),
             options,
-            averaged=received if _is_average(kind) else (),
+            averaged=received if reduction.average else (),
         )
 
     # ---- copies -------------------------------------------------------------------------------------
@@ -164,11 +121,11 @@ class Transport:
     def broadcast(self, tensor: Tensor, root: int, options: Options) -> MpiWork:
         """Copy the root's tensor to all ranks."""
         staging = Staging()
-        at_root = self._rank == root
+        at_root = self._channel.rank == root
         buffer = staging.sent(tensor) if at_root else staging.received(tensor)
-        return self._submit(
+        return self._channel.submit(
             "broadcast",
-            lambda: self._calls("Bcast", [(buffer_of(buffer), root)]),
+            lambda: self._channel.calls("Bcast", [(buffer_of(buffer), root)]),
             staging,
             [tensor],
             options,
@@ -184,8 +141,8 @@ class Transport:
         staging = Staging()
         pairs = []
         for given, parts in zip(inputs, outputs, strict=True):
-            self._require_one_per_rank("all_gather", "outputs", parts)
-            self._require_equal("all_gather", given, parts)
+            require_one_per_rank(self._channel, "all_gather", "outputs", parts)
+            require_equal(self._channel, "all_gather", given, parts)
             pairs.append((staging.sent(given), staging.received_jointly(parts)))
         return self._all_gather(pairs, staging, [list(parts) for parts in outputs], options)
 
@@ -196,7 +153,7 @@ class Transport:
         staging = Staging()
         pairs = []
         for given, output in zip(inputs, outputs, strict=True):
-            self._require_whole("all_gather_into_tensor", whole=output, part=given)
+            require_whole(self._channel, "all_gather_into_tensor", whole=output, part=given)
             received = staging.received(output)
             pairs.append((staging.sent(given, apart_from=received), received))
         return self._all_gather(pairs, staging, list(outputs), options)
@@ -208,12 +165,12 @@ class Transport:
         outputs: list[Any],
         options: Options,
     ) -> MpiWork:
-        return self._submit(
+        return self._channel.submit(
             "all_gather",
-            lambda: self._calls(
+            lambda: self._channel.calls(
                 "Allgather",
                 [
-                    (buffer_of(sent), buffer_of(received, parts=self._size))
+                    (buffer_of(sent), buffer_of(received, parts=self._channel.size))
                     for sent, received in pairs
                 ],
             ),
@@ -229,16 +186,16 @@ class Transport:
         staging = Staging()
         sent = staging.sent(given)
         received = None
-        if self._rank == root:
-            self._require_one_per_rank("gather", "outputs", outputs)
-            self._require_equal("gather", given, outputs)
+        if self._channel.rank == root:
+            require_one_per_rank(self._channel, "gather", "outputs", outputs)
+            require_equal(self._channel, "gather", given, outputs)
             received = staging.received_jointly(outputs)
 
         def start() -> list[MPI.Request]:
-            target = None if received is None else buffer_of(received, parts=self._size)
-            return self._calls("Gather", [(buffer_of(sent), target, root)])
+            target = None if received is None else buffer_of(received, parts=self._channel.size)
+            return self._channel.calls("Gather", [(buffer_of(sent), target, root)])
 
-        return self._submit("gather", start, staging, list(outputs), options)
+        return self._channel.submit("gather", start, staging, list(outputs), options)
 
     def scatter(
         self, output: Tensor, inputs: Sequence[Tensor], root: int, options: Options
@@ -247,24 +204,24 @@ class Transport:
         staging = Staging()
         received = staging.received(output)
         sent = None
-        if self._rank == root:
-            self._require_one_per_rank("scatter", "inputs", inputs)
-            self._require_equal("scatter", output, inputs)
+        if self._channel.rank == root:
+            require_one_per_rank(self._channel, "scatter", "inputs", inputs)
+            require_equal(self._channel, "scatter", output, inputs)
             sent = staging.joined(inputs)
 
         def start() -> list[MPI.Request]:
-            source = None if sent is None else buffer_of(sent, parts=self._size)
-            return self._calls("Scatter", [(source, buffer_of(received), root)])
+            source = None if sent is None else buffer_of(sent, parts=self._channel.size)
+            return self._channel.calls("Scatter", [(source, buffer_of(received), root)])
 
-        return self._submit("scatter", start, staging, [output], options)
+        return self._channel.submit("scatter", start, staging, [output], options)
 
     def all_to_all(
         self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], options: Options
     ) -> MpiWork:
         """Copy the s-th input of rank r to the r-th output of rank s; tensors may differ in size."""
-        self._require_one_per_rank("all_to_all", "inputs", inputs)
-        self._require_one_per_rank("all_to_all", "outputs", outputs)
-        self._require_dtype("all_to_all", inputs[0], [*inputs, *outputs])
+        require_one_per_rank(self._channel, "all_to_all", "inputs", inputs)
+        require_one_per_rank(self._channel, "all_to_all", "outputs", outputs)
+        require_one_dtype(self._channel, "all_to_all", [*inputs, *outputs])
         staging = Staging()
         return self._all_to_all(
             (staging.joined(inputs), [tensor.numel() for tensor in inputs]),
@@ -283,12 +240,15 @@ class Transport:
         options: Options,
     ) -> MpiWork:
         """Exchange parts of one tensor, of so many rows each; no numbers stand for equal parts."""
-        self._require_dtype("all_to_all_single", given, [output])
+        require_one_dtype(self._channel, "all_to_all_single", [given, output])
         staging = Staging()
         received = staging.received(output)
         return self._all_to_all(
-            (staging.sent(given, apart_from=received), self._part_sizes(given, input_rows)),
-            (received, self._part_sizes(output, output_rows)),
+            (
+                staging.sent(given, apart_from=received),
+                part_sizes(self._channel, given, input_rows),
+            ),
+            (received, part_sizes(self._channel, output, output_rows)),
             staging,
             [output],
             options,
@@ -302,9 +262,9 @@ class Transport:
         outputs: list[Any],
         options: Options,
     ) -> MpiWork:
-        return self._submit(
+        return self._channel.submit(
             "all_to_all",
-            lambda: self._calls("Alltoallv", [(_parts_of(*sent), _parts_of(*received))]),
+            lambda: self._channel.calls("Alltoallv", [(_parts_of(*sent), _parts_of(*received))]),
             staging,
             outputs,
             options,
@@ -316,9 +276,9 @@ class Transport:
         """Send a tensor to one rank."""
         staging = Staging()
         buffer = staging.sent(tensor)
-        return self._submit(
+        return self._channel.submit(
             f"send to rank {target}",
-            lambda: [self._communicator.Isend(buffer_of(buffer), target, tag)],
+            lambda: [self._channel.communicator.Isend(buffer_of(buffer), target, tag)],
             staging,
             [tensor],
             None,
@@ -330,9 +290,9 @@ class Transport:
         staging = Staging()
         buffer = staging.received(tensor)
         rank = MPI.ANY_SOURCE if source is None else source
-        return self._submit(
+        return self._channel.submit(
             f"receive from {'any rank' if source is None else f'rank {source}'}",
-            lambda: [self._communicator.Irecv(buffer_of(buffer), rank, tag)],
+            lambda: [self._channel.communicator.Irecv(buffer_of(buffer), rank, tag)],
             staging,
             [tensor],
             None,
@@ -341,125 +301,12 @@ class Transport:
 
     def barrier(self, options: Options) -> MpiWork:
         """Wait for all ranks."""
-        return self._submit("barrier", lambda: self._calls("Barrier", [()]), Staging(), [], options)
-
-    # ---- the end ------------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """Complete what was handed in and give thread and communicator back."""
-        if self._communicator != MPI.COMM_NULL:
-            self._thread.call(self._communicator.Free, self.timeout.total_seconds())
-            self._runtime.release(self._thread)
-
-    def abandon(self) -> None:
-        """Make this process leave MPI without waiting for its peers."""
-        self._runtime.abandon()
-
-    # ---- parts --------------------------------------------------------------------------------------
-
-    def _calls(self, name: str, calls: Iterable[tuple[Any, ...]]) -> list[MPI.Request]:
-        """Call a collective of the communicator with each of some arguments.
-
-        Blocking calls are up to twice as fast as those that begin an operation: Open MPI uses other
-        algorithms for them.
-        """
-        if self._runtime.blocking:
-            function = getattr(self._communicator, name)
-            for arguments in calls:
-                function(*arguments)
-            return []
-        begin = getattr(self._communicator, f"I{name.lower()}")
-        return [begin(*arguments) for arguments in calls]
-
-    def _submit(
-        self,
-        name: str,
-        start: Callable[[], list[MPI.Request]],
-        staging: Staging,
-        outputs: list[Any],
-        options: Options | None,
-        *,
-        averaged: Sequence[Tensor] = (),
-        collective: bool = True,
-    ) -> MpiWork:
-        if averaged:
-            staging.averaged(averaged, self._size)
-        timeout = options.timeout if options is not None else self.timeout
-        self._collectives += collective
-        number = self._collectives if collective else None
-        work = MpiWork(
-            lambda: self._describe(name, number),
-            start=start,
-            staging=staging,
-            outputs=outputs,
-            timeout=(timeout if timeout > _NO_TIME else self.timeout).total_seconds(),
-            roll_call=self._roll_call,
-            number=number,
+        return self._channel.submit(
+            "barrier", lambda: self._channel.calls("Barrier", [()]), Staging(), [], options
         )
-        if self._runtime.blocking and options is not None and not options.asyncOp:
-            # a change of thread costs more than a short message
-            self._thread.run(work)
-        else:
-            self._thread.submit(work)
-        return work
 
-    def _describe(self, name: str, number: int | None) -> str:
-        which = "" if number is None else f"number {number}, "
-        return f"{self}: {name} ({which}group {self._name})"
-
-    def _reduced_dtype(self, kind: Any, tensors: Sequence[Tensor]) -> torch.dtype:
-        self._require_dtype("a reduction", tensors[0], tensors)
-        require_reducible(kind, tensors[0].dtype)
-        return tensors[0].dtype
-
-    def _part_sizes(self, tensor: Tensor, rows: Sequence[int]) -> list[int]:
-        """Return how many elements go to or come from each rank."""
-        total = tensor.shape[0] if tensor.dim() else 1
-        if not rows:
-            rows = [total // self._size] * self._size
-        if len(rows) != self._size or sum(rows) != total:
-            raise InputTypeError(
-                f"{self}: all_to_all_single got a tensor of {total} rows to split as {list(rows)}; expected "
-                f"{self._size} numbers that add up to it, or rows that {self._size} divides"
-            )
-        return [count * tensor[0].numel() if count else 0 for count in rows]
-
-    def _require_one_per_rank(self, name: str, what: str, tensors: Sequence[Tensor]) -> None:
-        if len(tensors) != self._size:
-            raise InputTypeError(
-                f"{self}: {name} got {len(tensors)} {what}; expected one for each of {self._size} ranks"
-            )
-
-    def _require_equal(self, name: str, model: Tensor, tensors: Sequence[Tensor]) -> None:
-        self._require_dtype(name, model, tensors)
-        for tensor in tensors:
-            if tensor.numel() != model.numel():
-                raise InputTypeError(
-                    f"{self}: {name} got tensors of shape {tuple(tensor.shape)} and {tuple(model.shape)}; "
-                    "they must be of equal size"
-                )
-
-    def _require_dtype(self, name: str, model: Tensor, tensors: Sequence[Tensor]) -> None:
-        for tensor in tensors:
-            if tensor.dtype != model.dtype:
-                raise InputTypeError(
-                    f"{self}: {name} got tensors of {tensor.dtype} and {model.dtype}; expected one dtype"
-                )
-
-    def _require_whole(self, name: str, *, whole: Tensor, part: Tensor) -> None:
-        self._require_dtype(name, whole, [part])
-        if whole.numel() != self._size * part.numel():
-            raise InputTypeError(
-                f"{self}: {name} got tensors of shape {tuple(whole.shape)} and {tuple(part.shape)}; "
-                f"the larger must be {self._size} times as long, once per rank"
-            )
-
-    def __str__(self) -> str:
-        return f"rank {self._rank}/{self._size}"
-
-
-def _is_average(kind: Any) -> bool:
-    return bool(kind == dist.ReduceOp.AVG)
+    def _reduction(self, kind: Any, tensors: Sequence[Tensor]) -> Reduction:
+        return reduction_of(kind, require_one_dtype(self._channel, "a reduction", tensors))
 
 
 def _parts_of(tensor: Tensor, sizes: Sequence[int]) -> list[Any]:

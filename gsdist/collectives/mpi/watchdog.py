@@ -21,6 +21,8 @@ EXIT_CODE = 66
 _INTERVAL = 0.1
 _ANSWER_AFTER = 1.0
 _ABORT_SECONDS = 8.0
+_READ_SECONDS = 0.5
+"""MPICH's launcher drops what it has not read when a job is aborted."""
 
 
 class Watchdog:
@@ -80,6 +82,7 @@ def _end_job(work: Any, timeout: float) -> None:
         absentees = work.call_roll()
         if absentees:
             _complain(f"{work.description}: ranks {absentees} of the group have not come to it")
+            time.sleep(_READ_SECONDS)
     MPI.COMM_WORLD.Abort(EXIT_CODE)
 
 

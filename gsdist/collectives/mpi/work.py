@@ -28,6 +28,11 @@ _FUTURES = threading.Lock()
 class MpiWork(dist.Work):
     """Be one operation, handed in to a communication thread."""
 
+    _ended = False
+    _error: CollectiveError | None = None
+    _future: Future[Any] | None = None
+    _source = MPI.UNDEFINED
+
     def __init__(
         self,
         describe: Callable[[], str],
@@ -55,13 +60,9 @@ class MpiWork(dist.Work):
         self._start = start
         self._staging = staging
         self._outputs = outputs
-        self._ended = False
         # a bare lock, held until the operation is complete: an Event costs as much as a short message
         self._under_way = threading.Lock()
         self._under_way.acquire()
-        self._future: Future[Any] | None = None
-        self._error: CollectiveError | None = None
-        self._source = MPI.UNDEFINED
         self._roll_call = roll_call
         self._number = number
         WATCHDOG.watch(self, timeout)
