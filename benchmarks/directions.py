@@ -127,6 +127,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in METHODS:
         print(f"{name:<42}" + "".join(f"{kept[s][name]:>8.3f}" for s in _SHARES), file=out)
     report = {
+        "benchmark": "directions",
         "schema": 1,
         "environment": described,
         "workload": arguments.workload,

@@ -87,6 +87,7 @@ def main(argv: list[str] | None = None) -> int:
             file=out,
         )
     report = {
+        "benchmark": "guards",
         "schema": SCHEMA,
         "environment": described,
         "control": options.control,

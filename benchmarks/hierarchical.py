@@ -96,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             file=out,
         )
     report = {
+        "benchmark": "hierarchical",
         "schema": SCHEMA,
         "environment": described,
         **rates,

@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
             flush=True,
         )
     report = {
+        "benchmark": "outer_step",
         "schema": SCHEMA,
         "environment": described,
         "steps": options.steps,

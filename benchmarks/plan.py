@@ -203,6 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     choices = judge_choices(cells)
     print("\n".join(["", *_cell_lines(rows), "", *_choice_lines(choices)]), file=out)
     report = {
+        "benchmark": "plan",
         "schema": SCHEMA,
         "environment": described,
         "predicted_cells": [

@@ -127,6 +127,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(f"{one['axis']}: {places or 'one choice everywhere'}", file=out)
     report = {
+        "benchmark": "what_if",
         "schema": SCHEMA,
         "environment": described,
         "centre": centre,

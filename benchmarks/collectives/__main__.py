@@ -71,7 +71,10 @@ def main(argv: list[str] | None = None) -> int:
         links = f"links of {rate}" if rate else "one machine"
         print(f"\n{ranks} ranks, {links}, {found['mpi']}, median microseconds", file=out)
         print("\n".join(_table(found["cells"], arguments.backends)), file=out, flush=True)
-    write_report({"schema": SCHEMA, "environment": described, "cells": cells}, arguments.json)
+    write_report(
+        {"benchmark": "collectives", "schema": SCHEMA, "environment": described, "cells": cells},
+        arguments.json,
+    )
     return int(missed)
 
 

@@ -201,6 +201,7 @@ def main(argv: list[str] | None = None) -> None:
     if len(arguments.seeds) > 1:
         _print_summary(summary, out)
     report = {
+        "benchmark": "convergence",
         "schema": SCHEMA,
         "environment": described,
         "training": dataclasses.asdict(training),

@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         file=out,
     )
     report = {
+        "benchmark": "distillation",
         "schema": SCHEMA,
         "environment": environment,
         "setting": experiment.setting(),
@@ -83,7 +84,9 @@ def _compare_steps(target: str | None) -> int:
     for name, seconds in found["median_seconds"].items():
         print(f"{name:8} {1000 * seconds:8.1f} ms", file=out)
     print(f"ratio {found['ratio']:.3f}, at most {BOUND} wanted", file=out)
-    write_report({"schema": SCHEMA, "environment": environment, **found}, target)
+    write_report(
+        {"benchmark": "distillation", "schema": SCHEMA, "environment": environment, **found}, target
+    )
     return 0 if found["ratio"] <= BOUND else 1
 
 

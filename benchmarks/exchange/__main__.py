@@ -111,6 +111,7 @@ def main(argv: list[str] | None = None) -> int:
             cells += _print_cells(arguments, gradients, rate, reports, out)
     sources = {model: asdict(SOURCES[model]) for model in arguments.models}
     report = {
+        "benchmark": "exchange",
         "schema": SCHEMA,
         "environment": described,
         "sources": sources,

@@ -32,7 +32,12 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     torch.set_num_threads(options.threads)
     environment, out = begin(options.json, threads=options.threads)
-    report: dict[str, Any] = {"schema": SCHEMA, "environment": environment, "what": options.what}
+    report: dict[str, Any] = {
+        "benchmark": "graph",
+        "schema": SCHEMA,
+        "environment": environment,
+        "what": options.what,
+    }
     if options.what == "step":
         report["graph_rows"] = time_steps(options.repetitions)
         for name, row in report["graph_rows"].items():

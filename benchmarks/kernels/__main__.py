@@ -86,7 +86,10 @@ def main(argv: list[str] | None = None) -> None:
     described, out = begin(arguments.json, threads=arguments.threads, clock=clock)
     if arguments.device == "cuda":
         found = measure_device(arguments, out)
-        write_report({"schema": SCHEMA, "environment": described, **found}, arguments.json)
+        write_report(
+            {"benchmark": "kernels", "schema": SCHEMA, "environment": described, **found},
+            arguments.json,
+        )
         return
     for rows, columns in sorted({(p.rows, p.columns) for p in points}):
         check_kernels(rows, columns, arguments.threads)
@@ -104,7 +107,13 @@ def main(argv: list[str] | None = None) -> None:
     headline = _headline(results, points)
     for key, value in headline.items():
         print(f"{key}: {value}", file=out)
-    report = {"schema": SCHEMA, **headline, "environment": described, "results": results}
+    report = {
+        "benchmark": "kernels",
+        "schema": SCHEMA,
+        **headline,
+        "environment": described,
+        "results": results,
+    }
     write_report(report, arguments.json)
 
 

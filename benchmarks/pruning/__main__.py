@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         rows = list(calibrate(dict(_named_file(text) for text in options.calibrate)))
         print(calibration_table(rows), file=out)
     report = {
+        "benchmark": "pruning",
         "schema": SCHEMA,
         "environment": environment,
         "rows": [asdict(row) for row in rows],
@@ -71,6 +72,7 @@ def _toy(options: argparse.Namespace) -> int:
     for name, holds in verdicts.items():
         print(f"{'holds' if holds else 'FAILS'}: {name}", file=out)
     report = {
+        "benchmark": "pruning",
         "schema": SCHEMA,
         "environment": environment,
         "setting": {**asdict(setting), "workers": launch.world_size},

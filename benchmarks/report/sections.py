@@ -1,6 +1,6 @@
 """Make tables and plots of each kind of benchmark result. Losing cells stay in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -23,57 +23,9 @@ __all__ = ["section_of"]
 _BASELINE = "dense-fp32"
 
 
-def section_of(name: str, result: Mapping[str, Any]) -> Section:
-    """Return the section of a result file, told apart by its keys.
-
-    Raises:
-        ValueError: the file is no result this report knows.
-    """
-    if "encode_over_read" in result:
-        return _kernels(result)
+def _kernels(result: Mapping[str, Any]) -> Section:
     if "gpu" in result:
         return _device_kernels(result)
-    if "energy_kept" in result:
-        return _directions(result)
-    if "teacher" in result:
-        return _distillation(result)
-    if "median_seconds" in result:
-        return _distillation_step(result)
-    if "graph_rows" in result:
-        return graph_section(result)
-    if result.get("cells") and "operation" in result["cells"][0]:
-        return _collectives(result)
-    if "predicted_cells" in result:
-        return plan_section(result)
-    if "sweeps" in result:
-        return what_if_section(result)
-    if "outer_runs" in result:
-        return outer_step_section(result)
-    if "guard_cells" in result:
-        return guards_section(result)
-    if "hierarchical_cells" in result:
-        return hierarchical_section(result)
-    if "simulated_cells" in result:
-        return simulated_link_section(result)
-    if result.get("cells") and "exposed_seconds" in result["cells"][0]:
-        return _step(result)
-    if "cells" in result:
-        return _exchange(result)
-    rows = result.get("rows", [])
-    if rows and "predicted_messages" in rows[0]:
-        return _scaling(result)
-    if rows and rows[0].keys() & {"compact_accuracy", "speedup", "cost_weight"}:
-        return pruning_section(result)
-    if rows and "wire_compression" in rows[0]:
-        return convergence_section(result)
-    raise ValueError(
-        f"{name} holds the keys {sorted(result)}; expected a result of benchmarks.kernels, collectives, "
-        "directions, exchange, step, scaling, convergence, plan, what_if, hierarchical, outer_step, guards, "
-        "simulated_link, distillation, pruning or graph"
-    )
-
-
-def _kernels(result: Mapping[str, Any]) -> Section:
     named = {
         "encode over reading the vector": "encode_over_read",
         "select over reading the vector": "select_over_read",
@@ -123,6 +75,8 @@ def _directions(result: Mapping[str, Any]) -> Section:
 
 
 def _distillation(result: Mapping[str, Any]) -> Section:
+    if "median_seconds" in result:
+        return _distillation_step(result)
     table = Table(
         title="",
         head=["student", "mean %", "sd", "seeds above baseline", "compression"],
@@ -307,3 +261,39 @@ def _scaling(result: Mapping[str, Any]) -> Section:
     return Section(
         title="Growth with the number of workers", text=model, tables=[table], figures=[figure]
     )
+
+
+_SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], Section]] = {
+    "collectives": _collectives,
+    "convergence": convergence_section,
+    "directions": _directions,
+    "distillation": _distillation,
+    "exchange": _exchange,
+    "graph": graph_section,
+    "guards": guards_section,
+    "hierarchical": hierarchical_section,
+    "kernels": _kernels,
+    "outer_step": outer_step_section,
+    "plan": plan_section,
+    "pruning": pruning_section,
+    "scaling": _scaling,
+    "simulated_link": simulated_link_section,
+    "step": _step,
+    "what_if": what_if_section,
+}
+"""By the name that a benchmark gives in its result."""
+
+
+def section_of(name: str, result: Mapping[str, Any]) -> Section:
+    """Return the section of a result file, by the benchmark it names.
+
+    Raises:
+        ValueError: the file is no result this report knows.
+    """
+    benchmark = result.get("benchmark")
+    if benchmark not in _SECTIONS:
+        raise ValueError(
+            f'{name} names the benchmark {benchmark!r}; expected a result with "benchmark" set to one of '
+            f"{', '.join(_SECTIONS)}"
+        )
+    return _SECTIONS[benchmark](result)

@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = count_all(options.model, options.workers, options.methods, options.density)
     print(_table(rows, options.workers), file=sys.stderr)
     result = {
+        "benchmark": "scaling",
         "schema": SCHEMA,
         "environment": environment.describe(threads=1),
         "density": options.density,

@@ -80,7 +80,12 @@ def main(argv: list[str] | None = None) -> int:
                 found = measure(setting)
                 cells += found
                 print("\n".join(_format(cell, bandwidth) for cell in found), file=out, flush=True)
-    report = {"schema": SCHEMA, "environment": described, "simulated_cells": cells}
+    report = {
+        "benchmark": "simulated_link",
+        "schema": SCHEMA,
+        "environment": described,
+        "simulated_cells": cells,
+    }
     write_report(report, arguments.json)
     return 0 if all(cell["correct"] for cell in cells) else 1
 

@@ -82,7 +82,13 @@ def main(argv: list[str] | None = None) -> int:
             found = make_cells(reports, rate=rate, batch=batch, density=density)
             cells += found
             print("\n".join(map(format_cell, found)), file=out, flush=True)
-    report = {"schema": SCHEMA, "environment": described, "labs": labs, "cells": cells}
+    report = {
+        "benchmark": "step",
+        "schema": SCHEMA,
+        "environment": described,
+        "labs": labs,
+        "cells": cells,
+    }
     write_report(report, arguments.json)
     sound = all(cell["correct"] for cell in cells) and not any(lab["fault"] for lab in labs)
     return 0 if sound else 1

@@ -56,7 +56,7 @@ RESULTS: dict[str, dict[str, Any]] = {
             {"dimension": 1024, "rows": 5, "columns": 64, "k": 8, "encode_of_roofline": 0.6543}
         ],
     },
-    "simulated.json": {
+    "simulated_link.json": {
         "simulated_cells": [
             {"model": "net", "method": name, "ranks": 16, "bytes_per_second": 125e6}
             | {"latency": 5e-5, "correct": not fault, "fault": fault, "over_alone": 1.5}
@@ -119,7 +119,7 @@ RESULTS: dict[str, dict[str, Any]] = {
             | {"over_dense_bf16_low": 0.543, "over_dense_bf16_high": 0.589}
         ],
     },
-    "what-if.json": {
+    "what_if.json": {
         "centre": "some model",
         "sweeps": [
             {"axis": "bandwidth", "unit": "Mb/s", "values": [10.0, 100.0, 1000.0]}
@@ -135,7 +135,7 @@ RESULTS: dict[str, dict[str, Any]] = {
             | {"local_seconds": 0.001}
         ],
     },
-    "outer-step.json": {
+    "outer_step.json": {
         "workers": 2,
         "steps": 640,
         "seed": 0,
@@ -145,13 +145,36 @@ RESULTS: dict[str, dict[str, Any]] = {
         ],
     },
     "kernels.json": {"encode_over_read": 3.21, "select_over_read": 2.34},
+    "pruning.json": {
+        "setting": {"images": 6000, "epochs": 12, "workers": 2},
+        "rows": [
+            {"method": "soft", "compact_accuracy": accuracy, "macs_ratio": 0.25}
+            | {"params_ratio": 0.3, "compression": 11.2}
+            for accuracy in (84.0, 86.0)
+        ],
+    },
+    "pruning-speed.json": {
+        "rows": [
+            {"model": "thin", "layout": "stage", "macs_ratio": 0.5, "params_ratio": 0.4}
+            | {"speedup": 1.72}
+        ]
+    },
+    "pruning-calibration.json": {
+        "rows": [
+            {"model": "thin", "cost_weight": 0.25, "size_weight": 2.0, "flops": 106.7}
+            | {"deviation": -0.12, "accepted": True}
+        ]
+    },
 }
+"""By file, whose name begins with the benchmark's."""
 
 
 @pytest.fixture
 def pages(tmp_path: Path) -> tuple[str, str]:
     for name, result in RESULTS.items():
-        (tmp_path / name).write_text(json.dumps({**result, "environment": ENVIRONMENT}))
+        benchmark = name.removesuffix(".json").partition("-")[0]
+        whole = {"benchmark": benchmark, **result, "environment": ENVIRONMENT}
+        (tmp_path / name).write_text(json.dumps(whole))
     html, markdown = tmp_path / "out.html", tmp_path / "out.md"
     files = [str(tmp_path / name) for name in RESULTS]
     assert main([*files, "--output", str(html), "--markdown", str(markdown)]) == 0
@@ -186,6 +209,9 @@ def test_every_kind_of_result_is_shown(pages: tuple[str, str]) -> None:
         in pages[1]
     )
     assert "| deviant | it computes something else |" in pages[1]
+    assert "| soft | 84.00 / 86.00 | 85.00 | 1.41 | 0.250 | 0.300 | 11.2 |" in pages[1]
+    assert "| thin | stage | 0.500 | 0.400 | 1.72 |" in pages[1]
+    assert "| 0.25 | 2 | 106.7 M (-12%) within |" in pages[1]
     for page in pages:
         assert "Threats to these numbers" in page and "abc123" in page
 
@@ -197,6 +223,6 @@ def test_page_needs_nothing_from_outside(pages: tuple[str, str]) -> None:
 
 def test_unknown_results_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "other.json"
-    path.write_text('{"weather": "fine"}')
+    path.write_text('{"benchmark": "weather"}')
     assert main([str(path), "--output", str(tmp_path / "out.html")]) == 2
-    assert "other.json holds the keys ['weather']" in capsys.readouterr().err
+    assert "other.json names the benchmark 'weather'" in capsys.readouterr().err
