@@ -13,14 +13,17 @@ __all__ = ["COMPRESSION", "MODELS", "compression_runs", "link_runs", "model_runs
 
 MODELS = ("mv-hetgnn", "r-gcn", "hgt", "han")
 _LOCAL = {"exchange_regulariser": False}
+_TABLES = 20_000
+"""Entries above which a parameter of MV-HetGNN is a table of nodes or features, not shared by all."""
 COMPRESSION: Mapping[str, tuple[ReducerConfig, Mapping[str, Any]]] = {
     "dense": (DenseConfig(), _LOCAL),
-    "gs-sgd": (GsSgdConfig(compression=10), _LOCAL),
-    "gs-sgd-paper": (GsSgdPaperConfig(density=0.011, warmup_steps=0), _LOCAL),
-    "gs-sgd, regulariser exchanged too": (
+    "gs-sgd": (GsSgdConfig(compression=10, min_numel=_TABLES), _LOCAL),
+    "gs-sgd, all sketched": (GsSgdConfig(compression=10), _LOCAL),
+    "gs-sgd, all sketched, regulariser exchanged too": (
         GsSgdConfig(compression=10),
         {"exchange_regulariser": True},
     ),
+    "gs-sgd-paper": (GsSgdPaperConfig(density=0.006, warmup_steps=0, min_numel=_TABLES), _LOCAL),
 }
 """Exchange method and settings of the workload, of the comparison at 10x."""
 
