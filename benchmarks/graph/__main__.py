@@ -99,14 +99,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     metrics = [name for name in _SHOWN if name in next(iter(rows.values()))["mean"]]
-    lines = [f"{'':36}" + "".join(f"{name:>16}" for name in metrics) + f"{'bytes':>9}"]
+    lines = [f"{'':54}" + "".join(f"{name:>16}" for name in metrics) + f"{'bytes':>9}"]
     for name, row in rows.items():
         cells = ""
         for metric in metrics:
             spread = row["sd"][metric]
             shown = f"{100 * row['mean'][metric]:.2f}"
             cells += f"{shown if spread is None else f'{shown} +- {100 * spread:.2f}':>16}"
-        lines.append(f"{name:36}{cells}{row['compression']:8.1f}x")
+        lines.append(f"{name:54}{cells}{row['compression']:8.1f}x")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,19 @@ __all__ = ["COMPRESSION", "MODELS", "compression_runs", "link_runs", "model_runs
 
 MODELS = ("mv-hetgnn", "r-gcn", "hgt", "han")
 _LOCAL = {"exchange_regulariser": False}
+_EXCHANGED = {"exchange_regulariser": True}
+_TABLES = 20_000
+"""Entries above which a parameter of MV-HetGNN is a table of nodes or features, not shared by all."""
+_DIRECTIONS = GsSgdConfig(compression=10)
+_COORDINATES = GsSgdPaperConfig(density=0.011, warmup_steps=0)
 COMPRESSION: Mapping[str, tuple[ReducerConfig, Mapping[str, Any]]] = {
     "dense": (DenseConfig(), _LOCAL),
-    "gs-sgd": (GsSgdConfig(compression=10), _LOCAL),
-    "gs-sgd-paper": (GsSgdPaperConfig(density=0.011, warmup_steps=0), _LOCAL),
-    "gs-sgd, regulariser exchanged too": (
-        GsSgdConfig(compression=10),
-        {"exchange_regulariser": True},
-    ),
+    "gs-sgd": (replace(_DIRECTIONS, min_numel=_TABLES), _LOCAL),
+    "gs-sgd, all sketched": (_DIRECTIONS, _LOCAL),
+    "gs-sgd, all sketched, regulariser exchanged too": (_DIRECTIONS, _EXCHANGED),
+    "gs-sgd-paper": (replace(_COORDINATES, density=0.006, min_numel=_TABLES), _LOCAL),
+    "gs-sgd-paper, all sketched": (_COORDINATES, _LOCAL),
+    "gs-sgd-paper, all sketched, regulariser exchanged too": (_COORDINATES, _EXCHANGED),
 }
 """Exchange method and settings of the workload, of the comparison at 10x."""
 

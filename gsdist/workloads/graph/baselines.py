@@ -1,6 +1,7 @@
 """Build the networks MV-HetGNN is compared with, from PyG's layers: HAN, HGT and R-GCN.
 
-Inputs go through the same transformation and end in the same linear head. They describe the whole graph.
+Inputs go through the same transformation and end in the same linear head. HGT and R-GCN describe the whole
+graph in every step; HAN attends for the wanted nodes only.
 """
 
 from abc import ABC, abstractmethod
@@ -12,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gsdist.workloads.graph.model import GraphOutput, ModelShape
+from gsdist.workloads.graph.model import GraphOutput, ModelShape, chosen_rows
 from gsdist.workloads.graph.transform import TypeTransform
 from gsdist.workloads.graph.views import GraphViews, ViewBatch
 
 __all__ = ["BASELINES", "build_baseline"]
 
 _HEADS = 8
+_WANTED = "wanted"
+"""HAN's name for the target nodes that are described, besides the type whose nodes they attend to."""
 
 
 class _Baseline(nn.Module, ABC):
@@ -41,15 +44,13 @@ class _Baseline(nn.Module, ABC):
         return views.node_types
 
     @abstractmethod
-    def describe(self, states: Mapping[str, Tensor]) -> Tensor:
-        """Return the embeddings of all target nodes, from transformed features."""
+    def describe(self, states: Mapping[str, Tensor], wanted: Tensor | None) -> Tensor:
+        """Return the embeddings of the wanted target nodes, None: all, from transformed features."""
 
     def forward(self, batch: ViewBatch) -> GraphOutput:
         """Describe the wanted nodes of a batch of the whole graph."""
         states = {name: part(batch.inputs[name]) for name, part in self.transforms.items()}
-        described = self.describe(states)
-        wanted = batch.wanted.get(self.target)
-        rows = described if wanted is None else described[wanted]
+        rows = self.describe(states, batch.wanted.get(self.target))
         return GraphOutput({self.target: rows}, self.head(rows), None)
 
     def _dropped(self, values: Tensor) -> Tensor:
@@ -57,32 +58,42 @@ class _Baseline(nn.Module, ABC):
 
 
 class _Han(_Baseline):
-    """Attend over pairs of target nodes that a metapath connects, then over metapaths."""
+    """Attend over pairs of target nodes that a metapath connects, then over metapaths.
+
+    The weight of a metapath is a mean over the wanted nodes, so that a batch attends over its own pairs only.
+    """
 
     def __init__(self, views: GraphViews, target: str, shape: ModelShape) -> None:
         super().__init__(views, target, shape)
         from torch_geometric.nn import HANConv
 
-        self._edges = {
-            (target, f"view{number}", target): _ends(views, view)
+        self._reached = {
+            (target, f"view{number}", _WANTED): _ends(views, view)
             for number, view in enumerate(views.graph.views[target])
             if view[0][0] == target
         }
         self.layer = HANConv(
             shape.width,
             shape.width,
-            ([target], list(self._edges)),
+            ([target, _WANTED], list(self._reached)),
             heads=_HEADS,
             dropout=shape.hop_dropout,
         )
+        self.layer.proj[_WANTED] = self.layer.proj[target]
 
     def types_read(self, views: GraphViews) -> list[str]:
         """List the target type, the only one that HAN reads."""
         return [self.target]
 
-    def describe(self, states: Mapping[str, Tensor]) -> Tensor:
-        """Return the embeddings of all target nodes."""
-        found: Tensor = self.layer(dict(states), self._edges)[self.target]
+    def describe(self, states: Mapping[str, Tensor], wanted: Tensor | None) -> Tensor:
+        """Return the embeddings of the wanted target nodes."""
+        nodes = states[self.target]
+        edges = {
+            name: _pairs(matrix if wanted is None else matrix[wanted.numpy()])
+            for name, matrix in self._reached.items()
+        }
+        ends = {self.target: nodes, _WANTED: chosen_rows(nodes, wanted)}
+        found: Tensor = self.layer(ends, edges)[_WANTED]
         return self._dropped(found)
 
 
@@ -99,15 +110,15 @@ class _Hgt(_Baseline):
             HGTConv(shape.width, shape.width, metadata, heads=_HEADS) for _ in range(2)
         )
 
-    def describe(self, states: Mapping[str, Tensor]) -> Tensor:
-        """Return the embeddings of all target nodes."""
+    def describe(self, states: Mapping[str, Tensor], wanted: Tensor | None) -> Tensor:
+        """Return the embeddings of the wanted target nodes."""
         for layer in self.layers:
             states = {
                 name: self._dropped(value)
                 for name, value in layer(dict(states), self._edges).items()
                 if value is not None
             }
-        return states[self.target]
+        return chosen_rows(states[self.target], wanted)
 
 
 class _Rgcn(_Baseline):
@@ -136,13 +147,13 @@ class _Rgcn(_Baseline):
             RGCNConv(shape.width, shape.width, len(edges)) for _ in range(2)
         )
 
-    def describe(self, states: Mapping[str, Tensor]) -> Tensor:
-        """Return the embeddings of all target nodes."""
+    def describe(self, states: Mapping[str, Tensor], wanted: Tensor | None) -> Tensor:
+        """Return the embeddings of the wanted target nodes."""
         values = torch.cat([states[name] for name in self._order])
         first, second = self.layers
         values = self._dropped(F.relu(first(values, self._edges, self._kinds)))
         found: Tensor = second(values, self._edges, self._kinds)
-        return found[self._targets]
+        return chosen_rows(found[self._targets], wanted)
 
 
 BASELINES: dict[str, type[_Baseline]] = {"han": _Han, "hgt": _Hgt, "r-gcn": _Rgcn}
@@ -168,12 +179,12 @@ def _edges(views: GraphViews) -> dict[tuple[str, str, str], Tensor]:
     return {relation: _pairs(matrix) for relation, matrix in views.adjacency.items()}
 
 
-def _ends(views: GraphViews, view: tuple[tuple[str, str, str], ...]) -> Tensor:
-    """Return which far ends a metapath connects with which targets, as edges."""
+def _ends(views: GraphViews, view: tuple[tuple[str, str, str], ...]) -> Any:
+    """Return which far ends a metapath connects with which targets, a SciPy matrix (targets, far ends)."""
     product = views.adjacency[view[0]]
     for relation in view[1:]:
         product = views.adjacency[relation] @ product
-    return _pairs(product)
+    return product
 
 
 def _pairs(matrix: Any) -> Tensor:

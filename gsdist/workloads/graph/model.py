@@ -28,7 +28,7 @@ from gsdist.workloads.graph.fusion import AutoFusion
 from gsdist.workloads.graph.transform import TypeTransform
 from gsdist.workloads.graph.views import EgoGraphs, ViewBatch
 
-__all__ = ["GraphOutput", "ModelShape", "MvHetGnn", "ViewEncoder"]
+__all__ = ["GraphOutput", "ModelShape", "MvHetGnn", "ViewEncoder", "chosen_rows"]
 
 
 class GraphOutput(NamedTuple):
@@ -102,13 +102,13 @@ class ViewEncoder(nn.Module):
     def forward(self, states: Mapping[str, Tensor], ego_graphs: EgoGraphs) -> Tensor:
         """Return the encoding by one view, float32 `(targets, d)`."""
         first = ego_graphs.hops[0].relation[0]
-        state = _rows(states[first], ego_graphs.far_end)
+        state = chosen_rows(states[first], ego_graphs.far_end)
         for hop in ego_graphs.hops:
             translation = self.translations[self._row[hop.relation]]
             direction = self._direction[hop.relation]
             message = hop.mean @ state + hop.mass * translation
             update = F.relu(message @ self.weights[direction] + self.biases[direction])
-            own = _rows(states[hop.relation[2]], hop.destinations)
+            own = chosen_rows(states[hop.relation[2]], hop.destinations)
             state = dropout(own + update, self.dropout, self.training)
         return state / (len(ego_graphs.hops) + 1)
 
@@ -179,7 +179,7 @@ class MvHetGnn(nn.Module):
             fused = {}
             for name, views in batch.views.items():
                 encodings = torch.stack(
-                    [_rows(encoder(states, view), wanted.get(name)) for view in views]
+                    [chosen_rows(encoder(states, view), wanted.get(name)) for view in views]
                 )
                 fused[name], loss = fusions[name](encodings)  # type: ignore[index]
                 losses.append(loss)
@@ -196,5 +196,6 @@ class MvHetGnn(nn.Module):
         return torch.stack([fusion.orthogonality() for fusion in fusions]).sum()
 
 
-def _rows(values: Tensor, chosen: Tensor | None) -> Tensor:
+def chosen_rows(values: Tensor, chosen: Tensor | None) -> Tensor:
+    """Return the rows of the given numbers, int64; None: all."""
     return values if chosen is None else values[chosen]

@@ -14,8 +14,10 @@ from gsdist.cli.main import main
 from gsdist.data.hetero_sbm import hetero_sbm
 from gsdist.errors import ConfigError, DataError, UnsupportedSetup
 from gsdist.workloads.graph import NodeConfig, NodeWorkload
-from gsdist.workloads.graph.baselines import BASELINES
-from gsdist.workloads.graph.model import MvHetGnn
+from gsdist.workloads.graph.baselines import BASELINES, build_baseline
+from gsdist.workloads.graph.model import ModelShape, MvHetGnn
+from gsdist.workloads.graph.views import GraphViews
+from tests.workloads.graph.graphs import APA, small_graph
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +155,19 @@ def test_baselines_learn_and_all_their_trained_parameters_have_gradients(name):
     work.loss(model, batch).total.backward()
     trained = [p for p in model.parameters() if p.requires_grad]
     assert trained and all(p.grad is not None for p in trained)
+
+
+def test_han_describes_the_wanted_nodes_as_it_describes_all():
+    graph = small_graph(views={"author": (APA,)})
+    views = GraphViews(graph)
+    torch.manual_seed(0)
+    model = build_baseline("han", views, "author", ModelShape(width=8, num_classes=3)).eval()
+    every = model(views.whole).embeddings["author"]
+    wanted = torch.tensor([4, 1, 0])
+    # With one metapath its weight is 1 whoever is asked for.
+    found = model(replace(views.whole, wanted={"author": wanted})).embeddings["author"]
+    assert every[wanted].abs().sum() > 0
+    torch.testing.assert_close(found, every[wanted])
 
 
 @pytest.mark.parametrize("blocks", [{"blocks": "layered"}, {"blocks": "layered", "neighbours": 3}])
