@@ -120,8 +120,9 @@ def run_all(setting: Setting, folder: Path, world_size: int) -> Iterator[Row]:
                 continue
             weights = folder / f"{method}-{seed}.pt"
             if method == "one-shot":
+                row = _one_shot(seed, folder / f"dense-{seed}.pt", dense)
                 if dist.get_rank() == 0:
-                    yield _one_shot(setting, seed, folder / f"dense-{seed}.pt", dense)
+                    yield row
                 continue
             if pruning is not None:
                 pruning = replace(pruning, rate=RATE, evaluate_unmasked=True)
@@ -213,7 +214,8 @@ def _read(weights: Path) -> nn.Module:
     return network.eval()
 
 
-def _one_shot(setting: Setting, seed: int, weights: Path, dense: float) -> Row:
+def _one_shot(seed: int, weights: Path, dense: float) -> Row:
+    """Prune a trained network; on all ranks, which agree on what is pruned."""
     masked = _read(weights)
     config = METHODS["one-shot"]
     assert config is not None
