@@ -47,11 +47,12 @@ def _native_build() -> dict[str, object]:
 
 
 def _without_folders(argument: str) -> str:
-    """Shorten an absolute path: which folder of whose machine it was helps no one."""
-    path = Path(argument)
+    """Shorten an absolute path, NAME= before it or not: which folder of whose machine it was helps no one."""
+    name, equals, value = argument.rpartition("=")
+    path = Path(value)
     if not path.is_absolute():
         return argument
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+    return name + equals + str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name)
 
 
 def describe(threads: int) -> dict[str, object]:
