@@ -173,7 +173,7 @@ def read_run(folder: Path) -> RunConfig:
 
     Raises:
         CheckpointError: the folder is not a run directory.
-        ConfigError: the run saved no model.
+        ConfigError: its settings cannot be read, or the run saved no model.
     """
     file = folder / CONFIG_FILE
     if not file.exists():
@@ -181,7 +181,13 @@ def read_run(folder: Path) -> RunConfig:
             f"{folder} is not a run directory: it has no {CONFIG_FILE}; name that of a finished "
             "`gsdist train ... --save-model FILE`"
         )
-    run, _ = parse(_read_toml(file)["workload"]["name"], ["--config", str(file)])
+    name = _read_toml(file).get("workload", {}).get("name")
+    if name not in _WORKLOADS:
+        raise CheckpointError(
+            f"{file} names the workload {name!r}; expected one that a run wrote: "
+            f"{', '.join(_WORKLOADS)}"
+        )
+    run, _ = parse(name, ["--config", str(file)])
     if run.train.save_model is None:
         raise ConfigError(f"the run in {folder} saved no model; train it with --save-model FILE")
     return run

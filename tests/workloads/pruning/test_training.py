@@ -181,6 +181,15 @@ def test_pfgdf_is_searched_layer_by_layer_and_trained_to_the_end(tmp_path, capsy
     assert main(["pfgdf", str(tmp_path), str(found)]) == 69
 
 
+def test_settings_of_no_run_are_refused(tmp_path, capsys):
+    (tmp_path / "pruning.json").write_text('{"granularity": "filter"}')
+    for text, found in (("[train]\n", "None"), ('[workload]\nname = "weather"\n', "'weather'")):
+        (tmp_path / "config.toml").write_text(text)
+        for command in ("compact", "pfgdf"):
+            assert main([command, str(tmp_path), str(tmp_path / "small")]) == 69
+            assert f"names the workload {found}" in capsys.readouterr().err
+
+
 def test_runs_that_pruned_nothing_are_refused(tmp_path, capsys):
     assert main(["compact", str(tmp_path), str(tmp_path / "small")]) == 69
     assert "finished run that pruned" in capsys.readouterr().err
