@@ -2,15 +2,13 @@
 
 Run ``python -m benchmarks.plan benchmarks/results/exchange-*.json``. Of a cell the planner is told what it
 would know before a run: the model's shapes, the method's settings, the number of workers, what its probe
-found in that lab, and how long a step's local computing took on all ranks at once with random gradients.
-Everything else is predicted, bytes and messages included. Results of schema 1 have no probes; there it is
-told the lab's rate and calibration, and how long rank 0 computed in the cell itself.
+found in that lab, and what a few exchanges of random gradients took there before the cells were timed.
+Everything else is predicted, bytes and messages included.
 
 Choices are judged in every setting of model, workers and rate by time to dense quality: a measured time times
 the step factor. The step factors are the same on both sides, so this says whether times are predicted well
 enough to choose by, not whether the factors are right. Methods take turns, so repetitions are compared in
 pairs: a choice is slower beyond noise if the whole bootstrap interval of the ratio of medians is above 1.
-Results of schema 1 hold no single repetitions; there the 10th and 90th percentiles decide.
 
 How far the first and the second half of a cell's repetitions differ says how well a measurement of seconds
 repeats itself, which no prediction can be expected to surpass.
@@ -27,12 +25,10 @@ from typing import Any
 
 from benchmarks.bootstrap import interval_of_ratio
 from benchmarks.exchange.methods import METHODS, ORIGINAL
-from benchmarks.exchange.prediction import FRAMING
 from benchmarks.gradients import SOURCES, network_of, workload_of
-from benchmarks.netlab import parse_rate
 from benchmarks.output import begin, write_report
 from gsdist.collectives.cost_model import Link
-from gsdist.planner import Candidate, Prediction, Situation, choose, predict
+from gsdist.planner import Candidate, Measured, Prediction, Situation, choose, predict
 from gsdist.reducers import FlatLayout, ReducerConfig, lay_out
 
 __all__ = ["difference_of_halves", "judge_choices", "predict_cells", "within"]
@@ -62,7 +58,7 @@ def predict_cells(
     name: str, result: Mapping[str, Any]
 ) -> Iterator[tuple[dict[str, Any], Prediction]]:
     """Yield a row and the prediction of every correct cell of a result whose method the planner knows."""
-    labs = {(lab["ranks"], lab["rate"]): lab for lab in result["labs"] if "calibration" in lab}
+    labs = {(lab["ranks"], lab["rate"]): lab for lab in result["labs"] if "link" in lab}
     for cell in result["cells"]:
         if not cell["correct"] or cell["method"] == ORIGINAL:
             continue
@@ -81,15 +77,13 @@ def predict_cells(
                 "file": name,
                 **{key: cell[key] for key in ("model", "method", "ranks", "rate", "d")},
                 "measured_seconds": measured,
-                "seconds": cell.get("seconds"),
-                "difference_of_halves": difference_of_halves(cell["seconds"])
-                if "seconds" in cell
-                else None,
+                "seconds": cell["seconds"],
+                "difference_of_halves": difference_of_halves(cell["seconds"]),
                 "p10_seconds": cell["seconds_p10"],
                 "p90_seconds": cell["seconds_p90"],
                 "predicted_seconds": predicted.step_seconds,
                 "error": predicted.step_seconds / measured - 1,
-                "local_share": predicted.local_seconds / measured,
+                "local_share": predicted.measured.local_seconds / measured,
                 "messages": predicted.cost.messages,
                 "step_factor": factor.factor if factor else None,
             },
@@ -98,15 +92,11 @@ def predict_cells(
 
 
 def _predict(candidate: Candidate, cell: Mapping[str, Any], lab: Mapping[str, Any]) -> Prediction:
-    known: dict[str, Any] = {"ranks": cell["ranks"], "compute_seconds": 0.0}
+    situation = Situation(
+        ranks=cell["ranks"], link=Link(**lab["link"]), compute_seconds=0.0, skew=1.0
+    )
     layout = _layout(cell["model"], candidate.config)
-    if "link" in lab:
-        situation = Situation(**known, link=Link(**lab["link"]), skew=1.0)
-        return predict(candidate, layout, cell["planned_local_seconds"], situation)
-    rate, calibration = parse_rate(lab["rate"]), lab["calibration"]
-    bandwidth = calibration["bytes_per_second"] if rate is None else rate / 8
-    link = Link(latency=calibration["seconds_per_message"], bandwidth=bandwidth / FRAMING)
-    return predict(candidate, layout, cell["local_seconds"], Situation(**known, link=link))
+    return predict(candidate, layout, Measured(**cell["planned"]), situation)
 
 
 @cache
@@ -162,11 +152,7 @@ def _against_dense(
             "slower_than_dense_bf16": False,
         }
     factor = chosen["step_factor"]
-    if chosen["seconds"] and dense["seconds"]:
-        low, high = interval_of_ratio(chosen["seconds"], dense["seconds"])
-    else:
-        low = chosen["p10_seconds"] / dense["p90_seconds"]
-        high = chosen["p90_seconds"] / dense["p10_seconds"]
+    low, high = interval_of_ratio(chosen["seconds"], dense["seconds"])
     return {
         "over_dense_bf16": factor * chosen["measured_seconds"] / dense["measured_seconds"],
         "over_dense_bf16_low": factor * low,
@@ -219,6 +205,7 @@ def _cell_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     large = [row for row in rows if row["d"] >= _LARGE]
     small = [row for row in rows if row["d"] < _LARGE]
     inside = sum(r["p10_seconds"] <= r["predicted_seconds"] <= r["p90_seconds"] for r in rows)
+    alike = sum(row["difference_of_halves"] <= _TOLERANCE for row in rows)
     lines = [
         f"{len(rows)} cells; predicted within 20 %: {within(rows):.0%}"
         + "".join(
@@ -227,7 +214,7 @@ def _cell_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             if some
         ),
         f"between the 10th and 90th percentile of the repetitions: {inside / len(rows):.0%}",
-        *_halves_line(rows),
+        f"halves of the repetitions within 20 % of each other: {alike / len(rows):.0%}",
         f"worst {_SHOWN}:",
         f"{'model':<13}{'method':<20}{'P':>3}{'rate':>9}{'ms':>9}{'p10':>8}{'p90':>8}{'predicted':>10}"
         f"{'error':>7}{'messages':>9}",
@@ -240,13 +227,6 @@ def _cell_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{row['error']:>7.0%}{row['messages']:>9.1f}"
         for row in worst
     ]
-
-
-def _halves_line(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    found = [row["difference_of_halves"] for row in rows if row["difference_of_halves"] is not None]
-    if found:
-        alike = sum(difference <= _TOLERANCE for difference in found)
-        yield f"halves of the repetitions within 20 % of each other: {alike} of {len(found)} cells"
 
 
 def _choice_lines(choices: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -23,7 +23,7 @@ from gsdist.planner import (
     Prediction,
     Situation,
     choose,
-    local_seconds,
+    measure_alone,
     predict,
 )
 from gsdist.reducers import lay_out
@@ -103,15 +103,15 @@ def main(argv: list[str] | None = None) -> int:
     described, out = begin(options.json, threads=1)
     network = network_of(SOURCES[options.model], workload_of(SOURCES[options.model]))
     parameters = {name: parameter.to("meta") for name, parameter in network.named_parameters()}
-    measured = local_seconds(
+    measured = measure_alone(
         CANDIDATES.values(), {n: tuple(p.shape) for n, p in parameters.items()}
     )
     layouts = {name: lay_out(CANDIDATES[name].config, parameters) for name in measured}
 
     def predict_all(situation: Situation) -> list[Prediction]:
         return [
-            predict(CANDIDATES[name], layouts[name], seconds, situation)
-            for name, seconds in measured.items()
+            predict(CANDIDATES[name], layouts[name], one, situation)
+            for name, one in measured.items()
         ]
 
     sweeps = [sweep(axis, predict_all) for axis in _AXES]
@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         "schema": SCHEMA,
         "environment": described,
         "centre": centre,
-        "local_seconds": measured,
+        "local_seconds": {name: one.local_seconds for name, one in measured.items()},
         "sweeps": sweeps,
     }
     write_report(report, options.json)

@@ -23,7 +23,7 @@ from benchmarks.gradients import SOURCES, CapturedGradients, load
 from benchmarks.netlab import LabUnavailable, parse_rate
 from benchmarks.output import begin, write_report
 
-SCHEMA = 2
+SCHEMA = 3
 _QUICK = {
     "methods": [name for name in METHODS if name not in ("gs-sgd-16", "gs-sgd-paper-tree")],
     "models": ["resnet20", "gpt-1m"],

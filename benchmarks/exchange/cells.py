@@ -63,7 +63,7 @@ def _figures(
     return {
         "repetitions": len(root),
         "seconds": [round(seconds, 6) for seconds in own[0]["seconds"]],
-        "planned_local_seconds": own[0]["planned_local_seconds"],
+        "planned": own[0]["planned"],
         "seconds_median": median,
         "seconds_p10": low,
         "seconds_p90": high,

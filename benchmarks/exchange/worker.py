@@ -25,7 +25,8 @@ from benchmarks.exchange.prediction import FRAMING, Calibration
 from benchmarks.exchange.referee import Referee
 from benchmarks.gradients import CapturedGradients
 from gsdist.collectives import probe_link
-from gsdist.planner import Candidate, local_seconds
+from gsdist.collectives.cost_model import Link
+from gsdist.planner import Candidate, measure_in_group
 from gsdist.reducers import ReducerConfig
 
 _SMALL, _SMALL_ROUNDS = 32, 50
@@ -71,14 +72,15 @@ def main(path: str, address: str, key: str) -> None:
     group = dist.group.WORLD
     assert group is not None
     referee = Referee(address, key, dist.get_rank())
+    calibration, link = calibrate(group, referee), probe_link(group)
     results = {
-        "calibration": asdict(calibrate(group, referee)),
-        "link": asdict(probe_link(group)),
+        "calibration": asdict(calibration),
+        "link": asdict(link),
         "cells": [
             cell
             for gradients in plan.gradients
             for methods in chunks(plan.methods, gradients.dimension, dist.get_world_size())
-            for cell in measure(plan, gradients, methods, group, referee)
+            for cell in measure(plan, gradients, methods, link, group, referee)
         ],
     }
     referee.meet()
@@ -118,6 +120,7 @@ def measure(
     plan: Plan,
     gradients: CapturedGradients,
     methods: Sequence[str],
+    link: Link,
     group: dist.ProcessGroup,
     referee: Referee,
 ) -> list[dict[str, Any]]:
@@ -128,7 +131,7 @@ def measure(
         for method in methods
     }
     sound = [method for method in methods if faults[method] is None]
-    beforehand = planned_seconds(plan, gradients, sound, group)
+    planned = plan_exchanges(plan, gradients, sound, link, group)
     every = []
     for method in sound:
         driver = Driver(METHODS[method](plan.density), gradients.shapes, group)
@@ -151,24 +154,29 @@ def measure(
             "model": gradients.model,
             "method": method,
             "fault": faults[method],
-            "planned_local_seconds": beforehand.get(method),
+            "planned": planned.get(method),
         }
         | cells.get(method, {})
         for method in methods
     ]
 
 
-def planned_seconds(
-    plan: Plan, gradients: CapturedGradients, methods: Sequence[str], group: dist.ProcessGroup
-) -> dict[str, float]:
-    """Return, by method, what the planner would find local computing to take before a run."""
+def plan_exchanges(
+    plan: Plan,
+    gradients: CapturedGradients,
+    methods: Sequence[str],
+    link: Link,
+    group: dist.ProcessGroup,
+) -> dict[str, dict[str, float]]:
+    """Return, by method, what the planner would measure before a run."""
     configs = {method: METHODS[method](plan.density) for method in methods}
     candidates = [
         Candidate(name=method, config=config, measured_as=method)
         for method, config in configs.items()
         if isinstance(config, ReducerConfig)
     ]
-    return local_seconds(candidates, gradients.shapes, group)
+    measured = measure_in_group(candidates, gradients.shapes, link, group)
+    return {name: asdict(one) for name, one in measured.items()}
 
 
 def _repeat(

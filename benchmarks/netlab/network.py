@@ -25,6 +25,9 @@ _TCP = {
     # else one connection would start from what an earlier one learned
     "ipv4/tcp_no_metrics_save": "1",
     "ipv4/tcp_timestamps": "1",
+    # What a sender has under way beyond that waits before a slow link, where it delays acknowledgements past
+    # TCP's timer of 200 ms: it sends again and halves its window. Hosts with real network cards queue less.
+    "ipv4/tcp_wmem": "4096 16384 1048576",
 }
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Annotated
 
@@ -16,11 +16,13 @@ from gsdist.collectives.cost_model import Link
 from gsdist.errors import ConfigError
 from gsdist.planner import (
     CANDIDATES,
+    Measured,
     Plan,
     Situation,
     Variation,
-    local_seconds,
     make_plan,
+    measure_alone,
+    measure_in_group,
     simulate,
     transformer_shapes,
 )
@@ -120,9 +122,8 @@ def _project(options: PlanOptions, shapes: Mapping[str, tuple[int, ...]]) -> Pla
         latency=parse_latency(options.latency), bandwidth=parse_bandwidth(options.bandwidth)
     )
     situation = Situation(ranks=options.world_size, link=link, compute_seconds=options.compute)
-    measured = local_seconds(CANDIDATES.values(), shapes)
-    faster = {name: seconds / options.compression_speed for name, seconds in measured.items()}
-    return make_plan(shapes, faster, situation)
+    measured = measure_alone(CANDIDATES.values(), shapes)
+    return make_plan(shapes, _faster(measured, options.compression_speed), situation)
 
 
 def _measure(options: PlanOptions, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
@@ -133,13 +134,20 @@ def _measure(options: PlanOptions, shapes: Mapping[str, tuple[int, ...]]) -> Pla
             "--latency"
         )
     with process_group(launch, _TIMEOUT):
-        link = probe_link()
-        measured = local_seconds(CANDIDATES.values(), shapes, dist.group.WORLD)
-        faster = {name: seconds / options.compression_speed for name, seconds in measured.items()}
+        link, group = probe_link(), dist.group.WORLD
+        assert group is not None
+        measured = measure_in_group(CANDIDATES.values(), shapes, link, group)
         situation = Situation(
             ranks=dist.get_world_size(), link=link, compute_seconds=options.compute, skew=1.0
         )
-    return make_plan(shapes, faster, situation)
+    return make_plan(shapes, _faster(measured, options.compression_speed), situation)
+
+
+def _faster(measured: Mapping[str, Measured], times: float) -> dict[str, Measured]:
+    return {
+        name: replace(one, local_seconds=one.local_seconds / times)
+        for name, one in measured.items()
+    }
 
 
 def plan_text(plan: Plan, kind: str) -> str:

@@ -1,7 +1,7 @@
 """Predict what each exchange method would cost, and choose one."""
 
 from gsdist.planner.candidates import BASELINE, CANDIDATES, Candidate
-from gsdist.planner.measure import local_seconds
+from gsdist.planner.measure import Measured, measure_alone, measure_in_group
 from gsdist.planner.plan import Plan, make_plan, simulate
 from gsdist.planner.prediction import (
     Prediction,
@@ -19,6 +19,7 @@ __all__ = [
     "BASELINE",
     "CANDIDATES",
     "Candidate",
+    "Measured",
     "Plan",
     "Prediction",
     "Situation",
@@ -27,8 +28,9 @@ __all__ = [
     "break_even_bandwidth",
     "choose",
     "cost_per_step",
-    "local_seconds",
     "make_plan",
+    "measure_alone",
+    "measure_in_group",
     "predict",
     "simulate",
     "step_factor",

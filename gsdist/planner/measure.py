@@ -1,36 +1,40 @@
-"""Measure how long each method computes per step on this machine, without sending gradients."""
+"""Measure what each method takes per step: its computing on this machine, and its exchange in a group."""
 
 import statistics
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gsdist.collectives import LocalGroup, all_reduce_sum, gather_json, wait_for_device
+from gsdist.collectives import LocalGroup, all_reduce_sum, gather_json
+from gsdist.collectives.cost_model import Link
 from gsdist.errors import ConfigError
 from gsdist.planner.candidates import Candidate
-from gsdist.planner.traffic import steps_of
-from gsdist.reducers import (
-    CompressedConfig,
-    FlatLayout,
-    GradientBucket,
-    GradientSlice,
-    Reducer,
-    build_reducer,
-)
-from gsdist.reducers.statistics import is_wire
+from gsdist.planner.traffic import mean_seconds, steps_of
+from gsdist.planner.trial import Trial
+from gsdist.reducers import ReducerConfig, lay_out
 
-__all__ = ["local_seconds", "sample"]
+__all__ = ["Measured", "measure_alone", "measure_in_group", "sample"]
 
 _CPU = torch.device("cpu")
 _SAMPLE = 2_000_000
 """Parameters of a larger model that are measured; computing grows with their number."""
-_REPETITIONS = 7
-"""Steps of each kind, at least."""
+_LONGEST_TRIAL = 0.1
+"""Seconds on the wire that an exchange may be expected to take and is still tried: what longer ones take is a
+matter of bytes, and trying them would take long."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """Hold what was measured of a method."""
+
+    local_seconds: float
+    """Its own computing per step."""
+    unmodelled_seconds: float = 0.0
+    """What a step's exchange took beside that and what the cost model says of the wire; may be negative."""
 
 
 def sample(
@@ -53,78 +57,88 @@ def sample(
     return chosen
 
 
-def local_seconds(
+def measure_alone(
     candidates: Iterable[Candidate],
     shapes: Mapping[str, Sequence[int]],
-    together: dist.ProcessGroup | None = None,
     device: torch.device = _CPU,
-) -> dict[str, float]:
-    """Return, by name, each method's own computing per step on a model with parameters of these shapes.
+) -> dict[str, Measured]:
+    """Return, by name, each method's own computing on a model with parameters of these shapes.
 
     One worker exchanges random gradients with itself; of a large model some parameters, the rest in
-    proportion. A method that cannot serve these parameters with its settings is left out. With a group, all
-    its ranks must call this; they compute at the same time, as workers on shared processors do, and get the
-    time of each step's slowest one.
+    proportion. A method that cannot serve these parameters with its settings is left out.
+    """
+    parameters = sample(shapes, device=device)
+    measured = {}
+    for candidate in candidates:
+        with suppress(ConfigError):
+            trial = Trial(candidate.config, parameters, _alone())
+            local = trial.typical([step.local_seconds for step in trial.run()])
+            measured[candidate.name] = Measured(local_seconds=_scale(shapes, parameters) * local)
+    return measured
+
+
+def measure_in_group(
+    candidates: Iterable[Candidate],
+    shapes: Mapping[str, Sequence[int]],
+    link: Link,
+    group: dist.ProcessGroup,
+    device: torch.device = _CPU,
+) -> dict[str, Measured]:
+    """Return the same of workers that compute at once, as those on shared processors do, and exchange.
+
+    All ranks must call this, with the group's probed link, and get the same answer. Of each step the
+    slowest worker's computing counts. Where the cost model expects a quick exchange the workers really
+    exchange their gradients, which tells what the model misses; else each exchanges with itself.
 
     Raises:
         CollectiveError: the backend failed or its deadline passed.
 
-    Collectives: with a group, a small all-reduce per repetition and two all-gathers per method.
+    Collectives: those of some exchanges of every method, or a small all-reduce before each of them; two
+    all-gathers per method.
     """
     parameters = sample(shapes, device=device)
-    total = sum(torch.Size(shape).numel() for shape in shapes.values())
-    scale = total / sum(parameter.numel() for parameter in parameters.values())
     measured = {}
     for candidate in candidates:
         with suppress(ConfigError):
-            measured[candidate.name] = scale * _seconds(candidate, parameters, together)
+            local, unmodelled = _together(candidate.config, parameters, link, group)
+            measured[candidate.name] = Measured(
+                local_seconds=_scale(shapes, parameters) * local, unmodelled_seconds=unmodelled
+            )
     return measured
 
 
-def _seconds(
-    candidate: Candidate, parameters: Mapping[str, Tensor], together: dist.ProcessGroup | None
-) -> float:
+def _together(
+    config: ReducerConfig, parameters: Mapping[str, Tensor], link: Link, group: dist.ProcessGroup
+) -> tuple[float, float]:
+    """Return seconds of local computing on these parameters, and those that the cost model misses."""
+    ranks = dist.get_world_size(group)
+    wire = mean_seconds(steps_of(config, lay_out(config, parameters), ranks), ranks, link)
+    tried = wire <= _LONGEST_TRIAL
+
+    def meet() -> None:
+        device = next(iter(parameters.values())).device
+        all_reduce_sum(
+            torch.zeros(1, device=device), group, phase="the measurement of local computing"
+        )
+
+    trial = Trial(config, parameters, group if tried else _alone())
+    own = trial.run() if tried else trial.run(meet)
+    everyone = gather_json([[step.seconds, step.local_seconds] for step in own], group)
+    # Of each step the slowest worker's computing counts, and it is not always the same one; an exchange that
+    # one rank enters late is short to it and long to the others.
+    steps = list(zip(*everyone, strict=True))
+    local = trial.typical([max(local for _, local in ranks) for ranks in steps])
+    if not tried:
+        return local, 0.0
+    seconds = trial.typical([statistics.fmean(seconds for seconds, _ in ranks) for ranks in steps])
+    return local, seconds - wire - local
+
+
+def _alone() -> dist.ProcessGroup:
     (group,) = LocalGroup.create(1)
-    config = candidate.config
-    if isinstance(config, CompressedConfig):
-        config = replace(config, warmup_steps=0)
-    layout, reducer = build_reducer(config, parameters, group)
-    gradient = torch.randn(layout.numel, generator=torch.Generator().manual_seed(0)).to(
-        layout.device
-    )
-    _exchange(reducer, layout, gradient)
-    # Kinds of steps are told apart by how many collectives they issue.
-    times = {len(transfers): count for count, transfers in steps_of(config, layout, 1) if count}
-    seen: dict[int, list[float]] = {kind: [] for kind in times}
-    while any(len(seconds) < _REPETITIONS for seconds in seen.values()):
-        if together is not None:
-            all_reduce_sum(
-                gradient.new_zeros(1), together, phase="the measurement of local computing"
-            )
-        seconds = _exchange(reducer, layout, gradient)
-        seen[len(reducer.statistics().transfers_last_step)].append(seconds)
-    own = list(seen.values())
-    everyone = [own] if together is None else gather_json(own, together)
-    # Of each step the slowest worker counts, and it is not always the same one.
-    slowest = [map(max, zip(*one, strict=True)) for one in zip(*everyone, strict=True)]
-    medians = map(statistics.median, slowest)
-    total = sum(count * seconds for count, seconds in zip(times.values(), medians, strict=True))
-    return float(total / sum(times.values()))
+    return group
 
 
-def _exchange(reducer: Reducer, layout: FlatLayout, gradient: Tensor) -> float:
-    """Exchange one gradient; return the seconds that were not spent in collectives."""
-    buffer = gradient.clone()
-    parts = torch.split(buffer, [segment.numel for segment in layout])
-    slices = tuple(GradientSlice(segment=s, gradient=g) for s, g in zip(layout, parts, strict=True))
-    before = _wire_seconds(reducer)
-    start = time.perf_counter()
-    reducer.push(GradientBucket(buffer=buffer, slices=slices))
-    reducer.finish()
-    wait_for_device(layout.device)
-    return time.perf_counter() - start - (_wire_seconds(reducer) - before)
-
-
-def _wire_seconds(reducer: Reducer) -> float:
-    phases = reducer.statistics().seconds
-    return sum(seconds for phase, seconds in phases.items() if is_wire(phase))
+def _scale(shapes: Mapping[str, Sequence[int]], parameters: Mapping[str, Tensor]) -> float:
+    total = sum(torch.Size(shape).numel() for shape in shapes.values())
+    return total / sum(parameter.numel() for parameter in parameters.values())

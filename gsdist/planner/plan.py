@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gsdist.errors import ConfigError
 from gsdist.planner.candidates import BASELINE, CANDIDATES, Candidate
+from gsdist.planner.measure import Measured
 from gsdist.planner.prediction import (
     Prediction,
     Situation,
@@ -55,7 +56,7 @@ class Plan:
                 "bytes": one.cost.bytes,
                 "messages": one.cost.messages,
                 "compression": one.compression,
-                "local_seconds": one.local_seconds,
+                **asdict(one.measured),
                 "step_seconds": one.step_seconds,
                 "step_factor": asdict(one.step_factor) if one.step_factor else None,
                 "quality_seconds": one.quality_seconds,
@@ -76,34 +77,32 @@ class Plan:
 
 def make_plan(
     shapes: Mapping[str, Sequence[int]],
-    local_seconds: Mapping[str, float],
+    measured: Mapping[str, Measured],
     situation: Situation,
     candidates: Iterable[Candidate] = CANDIDATES.values(),
 ) -> Plan:
     """Predict all methods for a model whose parameters have these shapes.
 
-    `local_seconds` holds each method's own computing per step, by name; methods it lacks do not fit.
+    `measured` holds what was measured of each method, by name; methods it lacks do not fit.
     """
     parameters = _parameters(shapes)
     layouts: dict[str, FlatLayout] = {}
     named = {one.name: one for one in candidates}
     predictions, unfit = [], {}
     for name, candidate in named.items():
-        if name not in local_seconds:
+        if name not in measured:
             unfit[name] = "it cannot serve these parameters with its default settings"
             continue
         layouts[name] = lay_out(candidate.config, parameters)
         try:
-            predictions.append(predict(candidate, layouts[name], local_seconds[name], situation))
+            predictions.append(predict(candidate, layouts[name], measured[name], situation))
         except ConfigError as error:
             unfit[name] = str(error)
     baseline = named[BASELINE]
     break_even = {
         one.name: None
         if named[one.name].is_dense
-        else break_even_bandwidth(
-            named[one.name], baseline, layouts[one.name], local_seconds, situation
-        )
+        else break_even_bandwidth(named[one.name], baseline, layouts[one.name], measured, situation)
         for one in predictions
     }
     return Plan(
@@ -124,7 +123,7 @@ def simulate(
         one.name: simulate_step(
             one.candidate,
             lay_out(one.candidate.config, parameters),
-            one.local_seconds,
+            one.measured.local_seconds,
             plan.situation,
             variation,
         )

@@ -1,8 +1,9 @@
 """Predict what training with each exchange method would take, from the model alone.
 
-A step takes computing, the method's own computing and what it sends (`cost_model`), one after the other,
-except that a dense exchange hides behind the backward pass. The slowest worker decides: where local computing
-was not measured on all of them at once, it is taken to be `SKEW` times that of one.
+A step takes computing, the method's own computing, what it sends (`cost_model`) and what trial exchanges were
+seen to take beside, one after the other, except that a dense exchange hides behind the backward pass. The
+slowest worker decides: where local computing was not measured on all of them at once, it is taken to be
+`SKEW` times that of one.
 
 Sources: alpha-beta model of collectives; gradient compression pays only where the link is slow (Agarwal et
 al., arXiv 2103.00543, section 4), so dense exchange is a candidate like all others.
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from gsdist.collectives.cost_model import Cost, Link
 from gsdist.planner.candidates import Candidate
+from gsdist.planner.measure import Measured
 from gsdist.planner.step_factors import StepFactor, step_factor
 from gsdist.planner.traffic import Step, cost_per_step, mean_seconds, steps_of
 from gsdist.reducers import DenseConfig, FlatLayout
@@ -60,8 +62,7 @@ class Prediction:
     """Per step, on the busiest link."""
     compression: float
     """Bytes of a dense float32 exchange over these."""
-    local_seconds: float
-    """The method's own computing per step on one worker."""
+    measured: Measured
     step_seconds: float
     step_factor: StepFactor | None
     """Steps over those of dense training to the same loss; None where nothing was measured."""
@@ -78,7 +79,7 @@ class Prediction:
 
 
 def predict(
-    candidate: Candidate, layout: FlatLayout, local_seconds: float, situation: Situation
+    candidate: Candidate, layout: FlatLayout, measured: Measured, situation: Situation
 ) -> Prediction:
     """Predict one method.
 
@@ -92,11 +93,11 @@ def predict(
         candidate=candidate,
         cost=cost,
         compression=compression,
-        local_seconds=local_seconds,
+        measured=measured,
         step_seconds=_step_seconds(
             candidate,
             steps_of(candidate.config, layout, situation.ranks),
-            local_seconds,
+            measured,
             situation,
         ),
         step_factor=StepFactor(factor=1.0, measured=True)
@@ -106,10 +107,10 @@ def predict(
 
 
 def _step_seconds(
-    candidate: Candidate, steps: Sequence[Step], local_seconds: float, situation: Situation
+    candidate: Candidate, steps: Sequence[Step], measured: Measured, situation: Situation
 ) -> float:
     wire = mean_seconds(steps, situation.ranks, situation.link)
-    exchange = wire + situation.skew * local_seconds
+    exchange = wire + situation.skew * measured.local_seconds + measured.unmodelled_seconds
     hidden = HIDDEN_SHARE * situation.compute_seconds if candidate.is_dense else 0.0
     return situation.compute_seconds + max(0.0, exchange - hidden)
 
@@ -134,7 +135,7 @@ def break_even_bandwidth(
     candidate: Candidate,
     against: Candidate,
     layout: FlatLayout,
-    local_seconds: Mapping[str, float],
+    measured: Mapping[str, Measured],
     situation: Situation,
 ) -> float | None:
     """Return the bandwidth, in bytes per second, below which a method beats a dense one in time to quality.
@@ -144,14 +145,14 @@ def break_even_bandwidth(
     steps = {
         one.name: steps_of(one.config, layout, situation.ranks) for one in (candidate, against)
     }
-    factor = predict(candidate, layout, local_seconds[candidate.name], situation).step_factor
+    factor = predict(candidate, layout, measured[candidate.name], situation).step_factor
     if factor is None:
         return None
 
     def ahead(bandwidth: float) -> bool:
         there = replace(situation, link=replace(situation.link, bandwidth=bandwidth))
         mine, theirs = (
-            _step_seconds(one, steps[one.name], local_seconds[one.name], there)
+            _step_seconds(one, steps[one.name], measured[one.name], there)
             for one in (candidate, against)
         )
         return mine * factor.factor < theirs

@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 
 from gsdist.collectives import gather_json, probe_link, share_faults, wait_for_device
 from gsdist.errors import ConfigError
-from gsdist.planner import CANDIDATES, Plan, Situation, local_seconds, make_plan
+from gsdist.planner import CANDIDATES, Plan, Situation, make_plan, measure_in_group
 from gsdist.reducers import DenseConfig
 from gsdist.training import randomness
 from gsdist.training.config import TrainConfig
@@ -38,7 +38,7 @@ def choose_reducer(
         ConfigError: the run has nodes or outer steps, which the planner knows nothing of.
         GsdistError: what is wrong with the data, on every rank.
 
-    Collectives: those of `probe_link` and `local_seconds`; some all-gathers.
+    Collectives: those of `probe_link` and `measure_in_group`; some all-gathers.
     """
     config = run.train
     if dist.get_world_size() == 1:
@@ -59,15 +59,16 @@ def _plan(config: TrainConfig, workload: Workload, device: torch.device) -> Plan
         model = workload.build_model().to(device)
         shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad}
         compute = config.accumulation * _compute_seconds(config, workload, model, device)
+    link, group = probe_link(device=device), dist.group.WORLD
+    assert group is not None
     situation = Situation(
         ranks=dist.get_world_size(),
-        link=probe_link(device=device),
+        link=link,
         compute_seconds=max(gather_json(compute)),
         skew=1.0,
     )
-    return make_plan(
-        shapes, local_seconds(CANDIDATES.values(), shapes, dist.group.WORLD, device), situation
-    )
+    measured = measure_in_group(CANDIDATES.values(), shapes, link, group, device)
+    return make_plan(shapes, measured, situation)
 
 
 def _compute_seconds(

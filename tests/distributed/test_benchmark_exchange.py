@@ -156,7 +156,7 @@ def test_a_small_run_in_the_lab(
     code = main([*size, *effort, "--methods", *methods, "--json", "-"])
     captured = capsys.readouterr()
     report = json.loads(captured.out)
-    assert code == 0 and report["schema"] == 2
+    assert code == 0 and report["schema"] == 3
     assert report["labs"][0]["fault"] is None, report["labs"]
     assert [cell["method"] for cell in report["cells"]] == methods
     for cell in report["cells"]:

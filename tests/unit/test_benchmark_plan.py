@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from benchmarks.bootstrap import interval_of_ratio
-from benchmarks.exchange.prediction import FRAMING
 from benchmarks.plan import difference_of_halves, judge_choices, predict_cells, within
 from benchmarks.step_factors import equivalent_dense_step, factors_of, make_table
 from benchmarks.what_if import crossings
@@ -64,18 +63,19 @@ def test_the_table_averages_seeds_and_names_its_sources() -> None:
 
 def exchange_result(milliseconds: dict[str, float]) -> dict[str, Any]:
     """Make a result of two workers at 100 Mb/s; messages take 1 ms, nothing computes."""
-    calibration = {"seconds_per_message": 1e-3, "bytes_per_message": 0, "bytes_per_second": 1.0}
+    link = {"latency": 1e-3, "bandwidth": 12.5e6}
     cells = [
         {"method": method, "model": "resnet20", "d": 272_474, "density": 0.004, "ranks": 2}
-        | {"rate": "100mbit", "correct": True, "local_seconds": 0.0}
+        | {"rate": "100mbit", "correct": True, "planned": {"local_seconds": 0.0}}
+        | {"seconds": [9e-4 * ms, 1e-3 * ms, 1.1e-3 * ms]}
         | {"seconds_median": 1e-3 * ms, "seconds_p10": 9e-4 * ms, "seconds_p90": 1.1e-3 * ms}
         for method, ms in milliseconds.items()
     ]
     cells.append({"method": "top-k", "correct": False, "ranks": 2, "rate": "100mbit"})
-    return {"labs": [{"ranks": 2, "rate": "100mbit", "calibration": calibration}], "cells": cells}
+    return {"labs": [{"ranks": 2, "rate": "100mbit", "link": link}], "cells": cells}
 
 
-DENSE_MS = 1e3 * (2e-3 + 4 * 272_474 * FRAMING / 12.5e6)
+DENSE_MS = 1e3 * (2e-3 + 4 * 272_474 / 12.5e6)
 """Two messages, and all numbers once over each link."""
 
 
@@ -109,13 +109,13 @@ def probed_result(milliseconds: dict[str, list[float]]) -> dict[str, Any]:
     for cell in result["cells"]:
         if cell["correct"]:
             cell["seconds"] = [1e-3 * ms for ms in milliseconds[cell["method"]]]
-            cell["planned_local_seconds"] = 0.003
+            cell["planned"] = {"local_seconds": 0.003, "unmodelled_seconds": 0.002}
     return result
 
 
 def test_what_was_probed_beforehand_is_what_predicts() -> None:
     ((row, _),) = predict_cells("f", probed_result({"dense-fp32": [90.0, 100.0, 120.0]}))
-    assert row["predicted_seconds"] == pytest.approx(0.007 + 0.003 + 4 * 272_474 / 12.5e6)
+    assert row["predicted_seconds"] == pytest.approx(0.007 + 0.003 + 0.002 + 4 * 272_474 / 12.5e6)
     assert row["error"] == pytest.approx(row["predicted_seconds"] / 0.1 - 1)
 
 

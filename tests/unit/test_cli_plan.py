@@ -12,7 +12,7 @@ from gsdist.cli.plan import parse_bandwidth, parse_latency, plan_text
 from gsdist.cli.train import parse
 from gsdist.collectives.cost_model import Link
 from gsdist.errors import ConfigError
-from gsdist.planner import CANDIDATES, Situation, make_plan, transformer_shapes
+from gsdist.planner import CANDIDATES, Measured, Situation, make_plan, transformer_shapes
 from gsdist.planner.prediction import SKEW
 from gsdist.reducers import TopKConfig
 from gsdist.training import AutoConfig, RunConfig, TrainConfig
@@ -62,7 +62,9 @@ def test_the_table_fits_80_columns(mbit: float, ranks: int) -> None:
     situation = Situation(
         ranks=ranks, link=Link(latency=0.2, bandwidth=125e3 * mbit), compute_seconds=123.456
     )
-    plan = make_plan(transformer_shapes(7e10), dict.fromkeys(CANDIDATES, 98.7), situation)
+    plan = make_plan(
+        transformer_shapes(7e10), dict.fromkeys(CANDIDATES, Measured(local_seconds=98.7)), situation
+    )
     text = plan_text(plan, "projection")
     assert max(map(len, text.splitlines())) <= 80
     assert all(name in text for name in CANDIDATES)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from typing import Any
 
 import pytest
@@ -16,12 +17,14 @@ from gsdist.planner import (
     BASELINE,
     CANDIDATES,
     Candidate,
+    Measured,
     Plan,
     Situation,
     break_even_bandwidth,
     choose,
-    local_seconds,
     make_plan,
+    measure_alone,
+    measure_in_group,
     predict,
     step_factor,
     transformer_shapes,
@@ -45,6 +48,10 @@ TABLE: dict[str, Any] = {
 }
 
 
+def computing(seconds: float) -> Measured:
+    return Measured(local_seconds=seconds)
+
+
 def situation(mbit: float, *, ranks: int = 4, compute: float = 0.0) -> Situation:
     link = Link(latency=1e-3, bandwidth=125e3 * mbit)
     return Situation(ranks=ranks, link=link, compute_seconds=compute)
@@ -53,16 +60,18 @@ def situation(mbit: float, *, ranks: int = 4, compute: float = 0.0) -> Situation
 def test_a_dense_step_by_hand() -> None:
     """A ring of 4: six messages of 1 ms and 6 MB at 12.5 MB/s; two thirds of computing hide as much."""
     layout = lay_out(DENSE.config, PARAMETERS)
-    assert predict(DENSE, layout, 0.0, situation(100)).step_seconds == pytest.approx(0.486)
-    slow = predict(DENSE, layout, 0.1, situation(100, compute=0.3))
+    assert predict(DENSE, layout, computing(0.0), situation(100)).step_seconds == pytest.approx(
+        0.486
+    )
+    slow = predict(DENSE, layout, computing(0.1), situation(100, compute=0.3))
     assert slow.step_seconds == pytest.approx(0.3 + 0.486 + SKEW * 0.1 - 0.2)
-    assert predict(DENSE, layout, 0.0, situation(100, compute=9.0)).step_seconds == 9.0
+    assert predict(DENSE, layout, computing(0.0), situation(100, compute=9.0)).step_seconds == 9.0
 
 
 def test_a_compressed_step_by_hand() -> None:
     """Six messages for 33 agreement words along a ring, three of 80 kB from neighbour to neighbour."""
     layout = lay_out(TOP_K.config, PARAMETERS)
-    got = predict(TOP_K, layout, 0.02, situation(100, compute=0.3))
+    got = predict(TOP_K, layout, computing(0.02), situation(100, compute=0.3))
     sent = 1.5 * 4 * 33 + 3 * 8 * 10_000
     assert got.cost.bytes == pytest.approx(sent)
     assert got.compression == pytest.approx(6e6 / sent)
@@ -79,7 +88,7 @@ def test_what_was_measured_on_all_workers_replaces_latency_and_skew() -> None:
         compute_seconds=0.3,
         skew=1.0,
     )
-    got = predict(TOP_K, layout, 0.02, there)
+    got = predict(TOP_K, layout, computing(0.02), there)
     assert got.step_seconds == pytest.approx(0.3 + 6e-3 + got.cost.bytes / 12.5e6 + 0.02)
 
 
@@ -123,7 +132,7 @@ def test_below_break_even_a_method_is_ahead_and_above_it_is_not(
     local: float, mbit: float, ranks: int, compute: float
 ) -> None:
     layout = lay_out(TOP_K.config, PARAMETERS)
-    times = {"dense": 0.0, "top-k": local}
+    times = {"dense": computing(0.0), "top-k": computing(local)}
 
     def ahead(bandwidth: float) -> bool:
         there = Situation(
@@ -131,8 +140,10 @@ def test_below_break_even_a_method_is_ahead_and_above_it_is_not(
             link=Link(latency=1e-3, bandwidth=bandwidth),
             compute_seconds=compute,
         )
-        mine = predict(TOP_K, layout, local, there).quality_seconds
-        return mine is not None and mine < predict(DENSE, layout, 0.0, there).step_seconds
+        mine = predict(TOP_K, layout, times["top-k"], there).quality_seconds
+        return (
+            mine is not None and mine < predict(DENSE, layout, computing(0.0), there).step_seconds
+        )
 
     found = break_even_bandwidth(
         TOP_K, DENSE, layout, times, situation(mbit, ranks=ranks, compute=compute)
@@ -146,7 +157,11 @@ def test_below_break_even_a_method_is_ahead_and_above_it_is_not(
 
 
 def plan_at(mbit: float, *, compute: float = 0.0, local: float = 0.001) -> Plan:
-    return make_plan(SHAPES, dict.fromkeys(CANDIDATES, local), situation(mbit, compute=compute))
+    return make_plan(
+        SHAPES,
+        dict.fromkeys(CANDIDATES, computing(local)),
+        situation(mbit, compute=compute),
+    )
 
 
 def test_dense_is_chosen_where_it_costs_nothing_and_compression_where_links_are_slow() -> None:
@@ -180,7 +195,7 @@ def test_random_k_is_never_chosen_unasked() -> None:
 
 def test_methods_that_cannot_serve_a_model_are_named() -> None:
     shapes = {"weight": (40, 50)}
-    measured = local_seconds(CANDIDATES.values(), shapes)
+    measured = measure_alone(CANDIDATES.values(), shapes)
     assert {"dense", BASELINE} <= set(measured) and "gs-sgd-30x" not in measured
     plan = make_plan(shapes, measured, situation(100))
     assert "gs-sgd-30x" in plan.unfit and plan.chosen.candidate.is_dense
@@ -193,17 +208,44 @@ def test_computing_is_measured_on_a_part_and_scaled() -> None:
         "next": (10, 10),
     }
     assert [tuple(p.shape) for p in sample(shapes, 30_000).values()] == [(100, 300)]
-    measured = local_seconds([DENSE, CANDIDATES["gs-sgd-30x"]], {"weight": (200, 100)})
-    assert all(seconds > 0 for seconds in measured.values())
+    measured = measure_alone([DENSE, CANDIDATES["gs-sgd-30x"]], {"weight": (200, 100)})
+    assert all(one.local_seconds > 0 for one in measured.values())
 
 
-def test_computing_on_all_workers_at_once_is_the_slowest_ones() -> None:
-    def measured(group: LocalGroup) -> dict[str, float]:
-        return local_seconds([DENSE, CANDIDATES["gs-sgd-30x"]], {"weight": (200, 100)}, group)
+class DelayedGroup(LocalGroup):
+    """Let every sum take 50 ms, of which a cost model knows nothing."""
 
-    first, *others = run_together(LocalGroup.create(3, timeout=60), measured)
-    assert set(first) == {"dense", "gs-sgd-30x"} and min(first.values()) > 0
+    def allreduce(self, *arguments: Any) -> Any:
+        time.sleep(0.05)
+        return super().allreduce(*arguments)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_exchanges_that_should_be_quick_are_tried_and_show_what_the_model_misses(
+    quick: bool,
+) -> None:
+    link = Link(latency=0.0, bandwidth=1e12 if quick else 1.0)
+
+    def measured(group: LocalGroup) -> dict[str, Measured]:
+        candidates = [DENSE, CANDIDATES["gs-sgd-30x"]]
+        return measure_in_group(candidates, {"weight": (200, 100)}, link, group)
+
+    first, *others = run_together(DelayedGroup.create(3, timeout=60), measured)
     assert others == [first, first]
+    assert min(one.local_seconds for one in first.values()) > 0
+    if quick:  # gs-SGD sums twice in one step of ten
+        whole = {n: one.local_seconds + one.unmodelled_seconds for n, one in first.items()}
+        assert whole["dense"] > 0.0499 and whole["gs-sgd-30x"] > 0.0549
+        assert first["gs-sgd-30x"].unmodelled_seconds > 0.04
+    else:
+        assert all(one.unmodelled_seconds == 0.0 for one in first.values())
+
+
+def test_what_the_model_misses_is_added_once() -> None:
+    layout = lay_out(DENSE.config, PARAMETERS)
+    measured = Measured(local_seconds=0.1, unmodelled_seconds=0.03)
+    got = predict(DENSE, layout, measured, situation(100))
+    assert got.step_seconds == pytest.approx(0.486 + SKEW * 0.1 + 0.03)
 
 
 @given(st.floats(1e5, 1e12))

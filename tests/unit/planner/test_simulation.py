@@ -5,7 +5,7 @@ import pytest
 
 from gsdist.collectives.cost_model import COST_FUNCTIONS, Link, Transfer, cost_of
 from gsdist.errors import ConfigError
-from gsdist.planner import CANDIDATES, Situation, predict, transformer_shapes
+from gsdist.planner import CANDIDATES, Measured, Situation, predict, transformer_shapes
 from gsdist.planner.prediction import SKEW
 from gsdist.planner.simulation import _ALGORITHMS, Variation, _Network, simulate_step
 from gsdist.reducers import DenseConfig, lay_out
@@ -76,7 +76,7 @@ def test_without_variation_a_step_is_the_predicted_one(name: str) -> None:
     layout = lay_out(candidate.config, {n: p.requires_grad_() for n, p in parameters.items()})
     situation = Situation(ranks=8, link=LINK, compute_seconds=0.3)
     simulated = simulate_step(candidate, layout, SKEW * 0.01, situation, Variation())
-    predicted = predict(candidate, layout, 0.01, situation).step_seconds
+    predicted = predict(candidate, layout, Measured(local_seconds=0.01), situation).step_seconds
     assert simulated == pytest.approx(predicted, rel=0.02)
 
 
