@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.distributed as dist
@@ -14,17 +14,20 @@ from gsdist.collectives.cost_model import Link
 from gsdist.errors import ConfigError
 from gsdist.planner.candidates import Candidate
 from gsdist.planner.traffic import mean_seconds, steps_of
-from gsdist.planner.trial import Trial
+from gsdist.planner.trial import Step, Trial
 from gsdist.reducers import ReducerConfig, lay_out
 
 __all__ = ["Measured", "measure_alone", "measure_in_group", "sample"]
 
 _CPU = torch.device("cpu")
-_SAMPLE = 2_000_000
-"""Parameters of a larger model that are measured; computing grows with their number."""
+_SAMPLE = 10_000_000
+"""Parameters of a larger model that are measured: buffers of so many are already too large to be kept by the
+allocator, as those of larger models are."""
 _LONGEST_TRIAL = 0.1
 """Seconds on the wire that an exchange may be expected to take and is still tried: what longer ones take is a
 matter of bytes, and trying them would take long."""
+_TRIAL_SECONDS, _MOST_STEPS = 0.5, 40
+"""To spend on the wire of a trial, as expected, in as many steps at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,21 +43,24 @@ class Measured:
 def sample(
     shapes: Mapping[str, Sequence[int]], most: int = _SAMPLE, device: torch.device = _CPU
 ) -> dict[str, Tensor]:
-    """Return the first parameters that hold at most `most` numbers together, on a device.
+    """Return parameters that hold about `most` numbers together, of every size in proportion, on a device.
 
-    Of a first parameter that is larger there are as many rows as fit, one at least.
+    Where each has more than twice as many, some rows of the smallest.
     """
-    chosen: dict[str, Tensor] = {}
-    left = most
-    for name, (*sides,) in shapes.items():
-        numel = torch.Size(sides).numel()
-        if numel > left:
-            if chosen:
-                break
-            sides[0] = max(1, sides[0] * left // numel)
-        chosen[name] = nn.Parameter(torch.empty(sides, device=device))
-        left -= chosen[name].numel()
-    return chosen
+    numel = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
+    share = min(1.0, most / sum(numel.values()))
+    chosen, credit = set(), 0.0
+    for name in sorted(shapes, key=numel.__getitem__, reverse=True):
+        credit += share * numel[name]
+        if credit >= numel[name] / 2:
+            chosen.add(name)
+            credit -= numel[name]
+    sides = {name: tuple(shape) for name, shape in shapes.items() if name in chosen}
+    if not sides:
+        name = min(shapes, key=numel.__getitem__)
+        rows, *others = shapes[name]
+        sides[name] = (max(1, rows * most // numel[name]), *others)
+    return {name: nn.Parameter(torch.empty(shape, device=device)) for name, shape in sides.items()}
 
 
 def measure_alone(
@@ -100,38 +106,45 @@ def measure_in_group(
     measured = {}
     for candidate in candidates:
         with suppress(ConfigError):
-            local, unmodelled = _together(candidate.config, parameters, link, group)
+            local, unmodelled = _in_group(candidate.config, parameters, link, group)
             measured[candidate.name] = Measured(
                 local_seconds=_scale(shapes, parameters) * local, unmodelled_seconds=unmodelled
             )
     return measured
 
 
-def _together(
+def _in_group(
     config: ReducerConfig, parameters: Mapping[str, Tensor], link: Link, group: dist.ProcessGroup
 ) -> tuple[float, float]:
     """Return seconds of local computing on these parameters, and those that the cost model misses."""
     ranks = dist.get_world_size(group)
     wire = mean_seconds(steps_of(config, lay_out(config, parameters), ranks), ranks, link)
-    tried = wire <= _LONGEST_TRIAL
+    if wire > _LONGEST_TRIAL:
+        trial = Trial(config, parameters, _alone())
+        word = next(iter(parameters.values())).new_zeros(1)
+        return _computing(trial, _share(trial.run(meet=lambda: _meet(word, group)), group)), 0.0
+    trial = Trial(config, parameters, group)
+    least = int(min(_MOST_STEPS, _TRIAL_SECONDS / max(wire, 1e-9)))
+    steps = _share(trial.run(least=least), group)
+    local = _computing(trial, steps)
+    # An exchange that one rank enters late is short to it and long to the others.
+    whole = trial.typical([statistics.fmean(step.seconds for step in every) for every in steps])
+    return local, whole - wire - local
 
-    def meet() -> None:
-        device = next(iter(parameters.values())).device
-        all_reduce_sum(
-            torch.zeros(1, device=device), group, phase="the measurement of local computing"
-        )
 
-    trial = Trial(config, parameters, group if tried else _alone())
-    own = trial.run() if tried else trial.run(meet)
-    everyone = gather_json([[step.seconds, step.local_seconds] for step in own], group)
-    # Of each step the slowest worker's computing counts, and it is not always the same one; an exchange that
-    # one rank enters late is short to it and long to the others.
-    steps = list(zip(*everyone, strict=True))
-    local = trial.typical([max(local for _, local in ranks) for ranks in steps])
-    if not tried:
-        return local, 0.0
-    seconds = trial.typical([statistics.fmean(seconds for seconds, _ in ranks) for ranks in steps])
-    return local, seconds - wire - local
+def _share(own: Sequence[Step], group: dist.ProcessGroup) -> list[tuple[Step, ...]]:
+    """Return every rank's part in each step."""
+    everyone = gather_json([asdict(step) for step in own], group)
+    return [tuple(Step(**step) for step in every) for every in zip(*everyone, strict=True)]
+
+
+def _computing(trial: Trial, steps: Iterable[tuple[Step, ...]]) -> float:
+    """Return the slowest worker's seconds; it is not the same one in every step."""
+    return trial.typical([max(step.local_seconds for step in every) for every in steps])
+
+
+def _meet(word: Tensor, group: dist.ProcessGroup) -> None:
+    all_reduce_sum(word, group, phase="the measurement of local computing")
 
 
 def _alone() -> dist.ProcessGroup:

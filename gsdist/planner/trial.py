@@ -58,14 +58,16 @@ class Trial:
             self._layout.device
         )
 
-    def run(self, meet: Callable[[], None] | None = None) -> list[Step]:
-        """Time steps until each kind of them came often enough; the first one does not count.
+    def run(self, *, least: int = 0, meet: Callable[[], None] | None = None) -> list[Step]:
+        """Time `least` steps and until each kind of them came often enough; the first one does not count.
 
         `meet` is called before every step. Collectives: those of the method.
         """
         self._exchange()
-        steps = []
-        while any(self._kinds.count(kind) < _REPETITIONS for kind in self._times):
+        steps: list[Step] = []
+        while len(steps) < least or any(
+            self._kinds.count(kind) < _REPETITIONS for kind in self._times
+        ):
             if meet is not None:
                 meet()
             steps.append(self._exchange())

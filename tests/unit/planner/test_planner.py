@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -201,14 +202,35 @@ def test_methods_that_cannot_serve_a_model_are_named() -> None:
     assert "gs-sgd-30x" in plan.unfit and plan.chosen.candidate.is_dense
 
 
-def test_computing_is_measured_on_a_part_and_scaled() -> None:
-    shapes = {"large": (1000, 300), "next": (10, 10), "last": (500, 500)}
-    assert {n: tuple(p.shape) for n, p in sample(shapes, 300_100).items()} == {
-        "large": (1000, 300),
-        "next": (10, 10),
-    }
-    assert [tuple(p.shape) for p in sample(shapes, 30_000).values()] == [(100, 300)]
+def test_a_part_of_a_model_holds_every_size_in_proportion() -> None:
+    matrices = {f"matrix{i}": (100, 100) for i in range(100)}
+    vectors = {f"vector{i}": (100,) for i in range(1000)}
+    tenth = Counter(tuple(p.shape) for p in sample(matrices | vectors, 110_000).values())
+    assert tenth == {(100, 100): 10, (100,): 100}
+    assert sample(matrices, 10**6).keys() == matrices.keys()
+    assert [tuple(p.shape) for p in sample({"weight": (1000, 300)}, 30_000).values()] == [
+        (100, 300)
+    ]
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 50), min_size=1, max_size=3), min_size=1, max_size=20),
+    st.integers(1, 10**5),
+)
+def test_a_part_of_a_model_is_about_as_large_as_asked(sides: list[list[int]], most: int) -> None:
+    shapes = {str(i): tuple(each) for i, each in enumerate(sides)}
+    total = sum(math.prod(each) for each in sides)
+    part = sample(shapes, most)
+    size = sum(parameter.numel() for parameter in part.values())
+    row = max(math.prod(each[1:]) for each in sides)
+    assert 0 < size <= max(2 * most, row)
+    if most >= total:
+        assert {name: tuple(parameter.shape) for name, parameter in part.items()} == shapes
+
+
+def test_computing_is_measured_by_name() -> None:
     measured = measure_alone([DENSE, CANDIDATES["gs-sgd-30x"]], {"weight": (200, 100)})
+    assert set(measured) == {"dense", "gs-sgd-30x"}
     assert all(one.local_seconds > 0 for one in measured.values())
 
 
