@@ -26,8 +26,9 @@ allocator, as those of larger models are."""
 _LONGEST_TRIAL = 0.1
 """Seconds on the wire that an exchange may be expected to take and is still tried: what longer ones take is a
 matter of bytes, and trying them would take long."""
-_TRIAL_SECONDS, _MOST_STEPS = 0.5, 40
-"""To spend on the wire of a trial, as expected, in as many steps at most."""
+_TRIAL_SECONDS, _TRIAL_NUMBERS, _TRIAL_STEPS = 0.5, 40_000_000, 40
+"""At most to be spent on the wire of a trial, as expected, to be exchanged in it, and steps of it; a few
+steps of each kind are made in any case."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +125,8 @@ def _in_group(
         word = next(iter(parameters.values())).new_zeros(1)
         return _computing(trial, _share(trial.run(meet=lambda: _meet(word, group)), group)), 0.0
     trial = Trial(config, parameters, group)
-    least = int(min(_MOST_STEPS, _TRIAL_SECONDS / max(wire, 1e-9)))
+    numbers = sum(parameter.numel() for parameter in parameters.values())
+    least = int(min(_TRIAL_STEPS, _TRIAL_NUMBERS / numbers, _TRIAL_SECONDS / max(wire, 1e-9)))
     steps = _share(trial.run(least=least), group)
     local = _computing(trial, steps)
     # An exchange that one rank enters late is short to it and long to the others.

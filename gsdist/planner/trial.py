@@ -22,8 +22,11 @@ from gsdist.reducers.statistics import is_wire
 
 __all__ = ["Step", "Trial"]
 
-_REPETITIONS = 7
+_REPETITIONS = 5
 """Steps of each kind, at least."""
+_SHIFT = 7919
+"""Places by which a gradient is turned from step to step: residuals of equal gradients would add up, and
+their sums outgrow half precision."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +57,8 @@ class Trial:
         self._times = {len(transfers): count for count, transfers in steps if count}
         self._kinds: list[int] = []
         generator = torch.Generator().manual_seed(rank_of(group))
-        self._gradient = torch.randn(self._layout.numel, generator=generator).to(
-            self._layout.device
-        )
+        gradient = torch.randn(self._layout.numel, generator=generator)
+        self._gradient = gradient.to(self._layout.device)
 
     def run(self, *, least: int = 0, meet: Callable[[], None] | None = None) -> list[Step]:
         """Time `least` steps and until each kind of them came often enough; the first one does not count.
@@ -94,6 +96,7 @@ class Trial:
         return len(self._reducer.statistics().transfers_last_step) if others else only
 
     def _exchange(self) -> Step:
+        self._gradient = self._gradient.roll(_SHIFT)
         buffer = self._gradient.clone()
         parts = torch.split(buffer, [segment.numel for segment in self._layout])
         slices = tuple(
