@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 SKEW = 1.15
-"""The slowest worker's local computing over the median one's; chosen on the exchange suite's cells above 10
-million parameters (`python -m benchmarks.plan`)."""
+"""The slowest worker's local computing over that of one alone, where only the latter is known: about what
+ranks on shared processors showed in the exchange suite's cells above 10 million parameters."""
 _MARGIN = 0.2
 """By how much a compressing method must be ahead to be chosen: predictions are trusted that far."""
 HIDDEN_SHARE = 2 / 3
