@@ -37,8 +37,8 @@ class Fit:
 class Fitter:
     """Find the settings that use a budget up, for one model, number of workers and number of steps.
 
-    What a step sends is taken from exchanges of random gradients: the first (dense), the first compressed
-    (a half-precision table travels in float32 then) and the one after, which stands for all others. Random
+    What a step sends is taken from exchanges of random gradients: two dense, two compressed. The first of a
+    kind may travel in float32 to set a scale, the second stands for all others. Random
     proposals of different workers hardly ever coincide, real ones do: that method ends below its budget.
     """
 
@@ -47,7 +47,7 @@ class Fitter:
         self._workers = workers
         self._steps = steps
         self._dense = steps * dense_bytes(parameters, workers)
-        self._probed: dict[Fittable, tuple[float, float, float]] = {}
+        self._probed: dict[Fittable, tuple[float, ...]] = {}
 
     def fit(self, base: Fittable, budget: float, *, warmup_share: float) -> Fit:
         """Fit one method to dense bytes / budget, `warmup_share` of it for dense steps at the start."""
@@ -77,11 +77,14 @@ class Fitter:
 
     def compression(self, config: Fittable) -> float:
         """Predict dense bytes over bytes of the whole run, warm-up included."""
-        warmup_step, first, later = self._probe(replace(config, warmup_steps=1))
-        compressed_steps = self._steps - config.warmup_steps
-        total = config.warmup_steps * warmup_step
-        if compressed_steps > 0:
-            total += first + (compressed_steps - 1) * later
+        probed = self._probe(replace(config, warmup_steps=2))
+        total = 0.0
+        for count, first, later in (
+            (config.warmup_steps, *probed[:2]),
+            (self._steps - config.warmup_steps, *probed[2:]),
+        ):
+            if count > 0:
+                total += first + (count - 1) * later
         return self._dense / total
 
     def _fill(self, config: Fittable, numel: int, budget: float) -> Fittable:
@@ -99,17 +102,17 @@ class Fitter:
         """Return the largest amount whose settings keep the budget."""
         return _largest(lambda n: 1.0 / self.compression(settings(n)), 1.0 / budget, low, high)
 
-    def _probe(self, config: Fittable) -> tuple[float, float, float]:
+    def _probe(self, config: Fittable) -> tuple[float, ...]:
         if config not in self._probed:
             exchange = EmulatedExchange(config, self._parameters, self._workers, momentum=0.9)
             numel = exchange.layout.numel
             generator = torch.Generator().manual_seed(0)
             gradients = torch.empty(self._workers, numel)
             seen = []
-            for _ in range(3):
+            for _ in range(4):
                 exchange.average(gradients.normal_(generator=generator))
                 seen.append(exchange.last_bytes())
-            self._probed[config] = (seen[0], seen[1], seen[2])
+            self._probed[config] = tuple(seen)
         return self._probed[config]
 
 
@@ -152,9 +155,10 @@ def _gs_sgd_compression(config: GsSgdConfig, layout: FlatLayout, steps: int) -> 
         following = min(step + steps_to_next_refresh(step, divided.interval), compressed_steps)
         words += divided.refresh_words + (following - step - 1) * ordinary
         step = following
-    scaling = divided.refresh_words + ordinary
-    dense = 4 * config.warmup_steps * (layout.compressed_size + layout.dense_size + 1 + LANES)
-    return 4 * layout.numel * steps / (dense + item * words + (4 - item) * scaling)
+    whole = layout.compressed_size + layout.dense_size + 1 + LANES
+    words += config.warmup_steps * whole
+    scaling = divided.refresh_words + ordinary + min(config.warmup_steps, 1) * whole
+    return 4 * layout.numel * steps / (item * words + (4 - item) * scaling)
 
 
 def _largest(cost: Callable[[int], float], limit: float, low: int, high: int) -> int | None:

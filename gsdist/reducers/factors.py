@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gsdist.errors import ConfigError
-from gsdist.reducers.compressed import CompressedReducer
+from gsdist.reducers.compressed import CompressedReducer, Update
 from gsdist.reducers.config import CompressedConfig, check_fields
 from gsdist.reducers.wire import SumWire, largest
 
@@ -53,6 +53,25 @@ class FactorReducer(CompressedReducer[FactorConfigT]):
                 'wire_dtype="float32"'
             )
         self._wires: dict[str, SumWire] = {}
+        self._whole_sent: Tensor | None = None
+
+    def _exchange_whole(self) -> Update | None:
+        """Exchange everything in the precision of the wire; what this worker rounds away stays behind."""
+        if self._config.wire_dtype == "float32":
+            return super()._exchange_whole()
+        reduced = self._sum("whole", [self._corrected, self._dense], None)
+        if reduced is None:
+            return None
+        (sums, dense_sums), (self._whole_sent, _) = reduced
+        return Update(sums=sums, indices=None, sent=None, dense_sums=dense_sums)
+
+    def _remove_sent(self, update: Update) -> None:
+        """Take out what a whole exchange has sent."""
+        if self._whole_sent is None:
+            super()._remove_sent(update)
+        else:
+            self._residual.sub_(self._whole_sent)
+            self._whole_sent = None
 
     def _sum(
         self, subject: str, parts: Sequence[Tensor], agreed: Tensor | None

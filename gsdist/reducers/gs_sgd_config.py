@@ -37,7 +37,7 @@ class GsSgdConfig(FactorConfig):
     seed: int = 0
     """Seed of the sketches, equal on all ranks."""
     warmup_steps: int = 0
-    """Steps at the start that exchange the whole gradient."""
+    """Steps at the start that exchange the whole gradient, in the precision of the wire but for the first."""
 
     def __post_init__(self) -> None:
         """Check the fields."""

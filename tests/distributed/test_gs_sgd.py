@@ -12,6 +12,7 @@ from torch import Tensor
 from gsdist.collectives import LocalGroup, run_together
 from gsdist.errors import ConfigError, ConfigMismatch
 from gsdist.reducers import GsSgdConfig
+from gsdist.reducers.agreement_lanes import LANES
 from gsdist.reducers.draw_seed import draw_seed
 from gsdist.reducers.gs_sgd_config import ByteBudget
 from gsdist.reducers.matrix_basis import sketch_columns
@@ -210,7 +211,7 @@ def test_how_the_data_is_split_does_not_matter(workers: int) -> None:
         assert float((got - expected).norm() / expected.norm()) < 2e-3
 
 
-@pytest.mark.parametrize("config", [CONFIG, ONE_SIDED])
+@pytest.mark.parametrize("config", [CONFIG, ONE_SIDED, replace(CONFIG, warmup_steps=6)])
 @pytest.mark.parametrize("wire_dtype", ["float32", "float16"])
 def test_nothing_is_lost_and_all_ranks_hold_the_same_bits(
     config: GsSgdConfig, wire_dtype: Any
@@ -259,6 +260,18 @@ def test_the_mean_of_an_interval_is_the_compression_asked_for(
     assert end - begin == ByteBudget.of(config, make_layout(config)).interval
     dense = 4 * sum(torch.Size(shape).numel() for shape in SHAPES.values())
     assert 0.97 < sum(payloads[begin:end]) * compression / (dense * (end - begin)) <= 1.0
+
+
+def test_whole_gradients_travel_in_half_precision_after_the_first() -> None:
+    config = replace(CONFIG, wire_dtype="float16", warmup_steps=5)
+    layout = make_layout(config)
+    numbers = layout.compressed_size + layout.dense_size + 1 + LANES
+    history = run(config, 2, gradients=normal_gradients, steps=5)[0]
+    assert [payload for _, _, payload in history] == [4 * numbers] + 4 * [2 * numbers]
+    for step, (averages, residual, _) in enumerate(history):
+        expected = flatten(normal_gradients(step))
+        assert float((flatten(averages) - expected).norm() / expected.norm()) < 1e-3
+        assert float(residual.norm() / expected.norm()) < 2**-11
 
 
 def test_a_sum_too_large_for_half_precision_is_repeated() -> None:
