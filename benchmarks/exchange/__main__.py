@@ -40,7 +40,7 @@ _FULL = {
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.exchange", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small models, P = 2 and 4, 4 minutes")
+    parser.add_argument("--quick", action="store_true", help="small models, P = 2 and 4, 5 minutes")
     parser.add_argument("--json", metavar="PATH", help="write the result there; '-' is stdout")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS))
     parser.add_argument("--models", nargs="+", choices=list(SOURCES))
