@@ -36,7 +36,6 @@ from gsdist.reducers import (
     DenseConfig,
     FlatLayout,
     GradientBucket,
-    GradientSlice,
     GsSgdConfig,
     OkTopKConfig,
     Reducer,
@@ -46,7 +45,7 @@ from gsdist.reducers import (
     build_reducer,
     lay_out,
 )
-from gsdist.reducers.statistics import is_wire
+from gsdist.reducers.statistics import wire_seconds
 
 SCHEMA = 1
 NODES = Nodes(sizes=(2, 2))
@@ -163,15 +162,12 @@ def _check(reducer: Reducer, layout: FlatLayout, integers: torch.Tensor, method:
 
 
 def _exchange(reducer: Reducer, layout: FlatLayout, buffer: torch.Tensor) -> None:
-    parts = torch.split(buffer, [segment.numel for segment in layout])
-    slices = tuple(GradientSlice(segment=s, gradient=g) for s, g in zip(layout, parts, strict=True))
-    reducer.push(GradientBucket(buffer=buffer, slices=slices))
+    reducer.push(GradientBucket.whole(layout, buffer))
     reducer.finish()
 
 
 def _on_wire(reducer: Reducer) -> float:
-    phases = reducer.statistics().seconds
-    return sum(seconds for phase, seconds in phases.items() if is_wire(phase))
+    return wire_seconds(reducer.statistics().seconds)
 
 
 # ---- all of them -----------------------------------------------------------------------------------------

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from gsdist.reducers import (
     DenseConfig,
-    FlatLayout,
     GradientBucket,
-    GradientSlice,
     GsSgdConfig,
     GsSgdPaperConfig,
     GTopKConfig,
@@ -68,19 +66,10 @@ def run_steps(
         if step == STEPS - 1:
             kept = torch.rand(SHAPES["linear"], generator=torch.Generator().manual_seed(9)) > 0.2
             reducer.set_mask({"linear": place(kept)})
-        bucket = _as_bucket(place(torch.randn(layout.numel, generator=generator)), layout)
+        bucket = GradientBucket.whole(layout, place(torch.randn(layout.numel, generator=generator)))
         reducer.push(bucket)
         reducer.finish()
         seen.append(bucket.buffer.cpu().clone())
     reducer.load_state_dict(reducer.state_dict())
     residuals = reducer.state_for_new_layout().get("residual", {})
     return seen + [residual.cpu().clone() for residual in residuals.values()]
-
-
-def _as_bucket(buffer: Tensor, layout: FlatLayout) -> GradientBucket:
-    parts = buffer.split([segment.numel for segment in layout])
-    slices = (
-        GradientSlice(segment=segment, gradient=part)
-        for segment, part in zip(layout, parts, strict=True)
-    )
-    return GradientBucket(buffer=buffer, slices=tuple(slices))

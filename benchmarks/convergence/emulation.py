@@ -13,7 +13,6 @@ from gsdist.reducers import (
     CompressedConfig,
     FlatLayout,
     GradientBucket,
-    GradientSlice,
     MomentumCorrection,
     Reducer,
     ReducerConfig,
@@ -63,7 +62,7 @@ class EmulatedExchange:
 
         def exchange(group: LocalGroup) -> None:
             reducer, row = self.reducers[group.rank()], gradients[group.rank()]
-            reducer.push(self._bucket(row))
+            reducer.push(GradientBucket.whole(self.layout, row))
             reducer.finish()
 
         run_together(self._groups, exchange)
@@ -97,12 +96,6 @@ class EmulatedExchange:
 
     def _flat(self, named: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([named[segment.name].flatten() for segment in self.layout.compressed])
-
-    def _bucket(self, row: Tensor) -> GradientBucket:
-        parts = row.split([segment.numel for segment in self.layout])
-        pairs = zip(parts, self.layout, strict=True)
-        slices = tuple(GradientSlice(segment=segment, gradient=part) for part, segment in pairs)
-        return GradientBucket(buffer=row, slices=slices)
 
     def _build(
         self, config: MethodConfig, parameters: Mapping[str, Tensor], group: LocalGroup

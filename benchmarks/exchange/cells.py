@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.exchange.prediction import Calibration, interface_bytes, predicted_seconds
 from gsdist.collectives.cost_model import Transfer
-from gsdist.reducers.statistics import is_wire
+from gsdist.reducers.statistics import wire_seconds
 
 __all__ = ["make_cells"]
 
@@ -50,7 +50,7 @@ def _figures(
     time, as if every rank had a core of its own.
     """
     ranks, root = len(own), own[0]["own"]
-    wire = [_wire_seconds(one["phases"]) for one in root]
+    wire = [wire_seconds(one["phases"]) for one in root]
     local = statistics.median(
         max(0.0, one["seconds"] - on_wire) for one, on_wire in zip(root, wire, strict=True)
     )
@@ -93,7 +93,3 @@ def _figures(
         "collectives": root[-1]["transfers"],
         "exchanges_per_repetition": root[-1]["exchanges"],
     }
-
-
-def _wire_seconds(phases: Mapping[str, float]) -> float:
-    return sum(seconds for name, seconds in phases.items() if is_wire(name))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.exchange.methods import Config, build_method, cycle_of
 from gsdist.collectives.cost_model import Transfer
-from gsdist.reducers import GradientBucket, GradientSlice
+from gsdist.reducers import GradientBucket
 
 __all__ = ["Driver", "Exchange"]
 
@@ -66,12 +66,7 @@ class Driver:
         self.layout, self.reducer = build_method(config, parameters, group)
         self.settling, self.period = cycle_of(config, parameters)
         self.buffer = torch.empty(self.layout.numel)
-        slices, start = [], 0
-        for segment in self.layout:
-            gradient = self.buffer[start : start + segment.numel]
-            slices.append(GradientSlice(segment=segment, gradient=gradient))
-            start += segment.numel
-        self._bucket = GradientBucket(buffer=self.buffer, slices=tuple(slices))
+        self._bucket = GradientBucket.whole(self.layout, self.buffer)
 
     def exchange(self) -> Exchange:
         """Turn the buffer's gradient into the average over all ranks."""

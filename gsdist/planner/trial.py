@@ -14,11 +14,10 @@ from gsdist.planner.traffic import steps_of
 from gsdist.reducers import (
     CompressedConfig,
     GradientBucket,
-    GradientSlice,
     ReducerConfig,
     build_reducer,
 )
-from gsdist.reducers.statistics import is_wire
+from gsdist.reducers.statistics import wire_seconds
 
 __all__ = ["Step", "Trial"]
 
@@ -97,18 +96,13 @@ class Trial:
 
     def _exchange(self) -> Step:
         self._gradient = self._gradient.roll(_SHIFT)
-        buffer = self._gradient.clone()
-        parts = torch.split(buffer, [segment.numel for segment in self._layout])
-        slices = tuple(
-            GradientSlice(segment=s, gradient=g) for s, g in zip(self._layout, parts, strict=True)
-        )
+        bucket = GradientBucket.whole(self._layout, self._gradient.clone())
         before, start = self._wire_seconds(), time.perf_counter()
-        self._reducer.push(GradientBucket(buffer=buffer, slices=slices))
+        self._reducer.push(bucket)
         self._reducer.finish()
         wait_for_device(self._layout.device)
         seconds = time.perf_counter() - start
         return Step(seconds=seconds, local_seconds=seconds - (self._wire_seconds() - before))
 
     def _wire_seconds(self) -> float:
-        phases = self._reducer.statistics().seconds
-        return sum(seconds for phase, seconds in phases.items() if is_wire(phase))
+        return wire_seconds(self._reducer.statistics().seconds)

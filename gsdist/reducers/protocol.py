@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from gsdist.collectives.cost_model import Transfer
-from gsdist.reducers.layout import Segment
+from gsdist.reducers.layout import FlatLayout, Segment
 
 __all__ = ["ExchangeStatistics", "GradientBucket", "GradientSlice", "MomentumCorrection", "Reducer"]
 
@@ -28,6 +29,14 @@ class GradientBucket:
     buffer: Tensor
     """1-D, any floating-point dtype; the reducer overwrites it with the average."""
     slices: tuple[GradientSlice, ...]
+
+    @classmethod
+    def whole(cls, layout: FlatLayout, buffer: Tensor) -> "GradientBucket":
+        """View `layout.numel` numbers, one parameter after the other in the layout's order, as one bucket."""
+        parts = torch.split(buffer, [segment.numel for segment in layout])
+        pairs = zip(layout, parts, strict=True)
+        slices = tuple(GradientSlice(segment=segment, gradient=part) for segment, part in pairs)
+        return cls(buffer=buffer, slices=slices)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

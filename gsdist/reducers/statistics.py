@@ -12,7 +12,7 @@ from torch.autograd.profiler import record_function
 from gsdist.collectives.cost_model import Transfer
 from gsdist.reducers.protocol import ExchangeStatistics
 
-__all__ = ["StatisticsRecorder", "is_wire"]
+__all__ = ["StatisticsRecorder", "is_wire", "wire_seconds"]
 
 _WIRE = ("allreduce", "allgather", "gather", "broadcast", "tree", "barrier", "node")
 
@@ -20,6 +20,11 @@ _WIRE = ("allreduce", "allgather", "gather", "broadcast", "tree", "barrier", "no
 def is_wire(phase: str) -> bool:
     """Tell a phase that communicates (and waits for other ranks) from one that computes, by its name."""
     return phase.startswith(_WIRE)
+
+
+def wire_seconds(phases: Mapping[str, float]) -> float:
+    """Add up the seconds of the phases that communicate."""
+    return sum(seconds for phase, seconds in phases.items() if is_wire(phase))
 
 
 class StatisticsRecorder:

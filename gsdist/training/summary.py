@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from gsdist.errors import DataError
-from gsdist.reducers.statistics import is_wire
+from gsdist.reducers.statistics import wire_seconds
 
 __all__ = [
     "EXCHANGE",
@@ -74,7 +74,7 @@ class RunSummary:
             for name, value in self.phase_seconds.items()
             if name.startswith(EXCHANGE)
         }
-        sending = sum(value for name, value in phases.items() if is_wire(name))
+        sending = wire_seconds(phases)
         return sum(phases.values()) - sending, sending
 
     @property
