@@ -108,6 +108,7 @@ def _training(arguments: argparse.Namespace) -> Training:
         steps=arguments.steps,
         global_batch=preset.global_batch,
         learning_rate=arguments.learning_rate or preset.learning_rate,
+        clip_norm=preset.clip_norm,
         train_subset=arguments.train_subset,
         evaluation_items=arguments.evaluation_items,
     )

@@ -34,6 +34,7 @@ class Preset:
     optimizer: Optimizer = "sgd"
     lr_warmup_steps: int = 0
     """Steps over which the learning rate rises; the GPT learns nothing for long without."""
+    clip_norm: float | None = None
     vectorised_up_to: int = 2
     """Largest local batch at which one pass for many workers beats a loop over them (measured)."""
 
@@ -53,6 +54,9 @@ class Training:
     learning_rate: float = 0.1
     momentum: float = 0.9
     """Of SGD; AdamW's decay of the averaged gradient."""
+    clip_norm: float | None = None
+    """Clip the dense average to this norm; methods that compress clip each worker's own gradient, as in
+    `gsdist.training.TrainConfig`."""
     train_subset: int | None = None
     """Train on the first so many items; None: all."""
     evaluation_items: int | None = None
@@ -107,6 +111,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             learning_rate=2e-3,
             optimizer="adamw",
             lr_warmup_steps=20,
+            clip_norm=1.0,
             vectorised_up_to=0,
         ),
         "resnet20": Preset(

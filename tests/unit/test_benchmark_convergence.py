@@ -299,6 +299,35 @@ def test_rows_of_an_earlier_report_are_not_run_again(tmp_path: Path) -> None:
             keep(None, DIGITS, other, refuse, known)
 
 
+def test_rows_from_before_a_setting_existed_have_its_default(tmp_path: Path) -> None:
+    cell = Cell(method=DENSE, workers=2, budget=1.0, seed=0, config=DenseConfig())
+    row = {"method": DENSE, "workers": 2, "budget": 1.0, "seed": 0, "config": asdict(DenseConfig())}
+    training = {name: value for name, value in asdict(DIGITS).items() if name != "clip_norm"}
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"rows": [row | {"training": training}]}))
+    known = rows_of([report])
+    assert keep(None, DIGITS, cell, known=known)["training"] == training
+    clipped = replace(DIGITS, clip_norm=1.0)
+    made = keep(None, clipped, cell, lambda training, cell: {"training": "anew"}, known)
+    assert made["training"] == "anew"
+
+
+def test_a_dense_average_is_clipped_and_compressing_workers_clip_their_own() -> None:
+    clipped = replace(DIGITS, clip_norm=1e-3, learning_rate=1.0, momentum=0.0, steps=1)
+    workload = open_workload(clipped)
+    torch.manual_seed(0)
+    objective = Objective(workload, workload.build_model())
+    start = torch.nn.utils.parameters_to_vector(objective.model.parameters()).detach()
+    list(trained_steps(clipped, DenseConfig(), objective, Curves(), workers=4, seed=0))
+    end = torch.nn.utils.parameters_to_vector(objective.model.parameters()).detach()
+    assert float((end - start).norm()) == pytest.approx(1e-3, rel=1e-2)
+    place = {"workers": [4], "budgets": [5], "seeds": [0], "warmup_share": 0.0}
+    dense, compressed = (cell.config for cell in cells(clipped, ["top-k"], **place))
+    assert isinstance(dense, DenseConfig)
+    assert isinstance(compressed, SparseConfig)
+    assert compressed.clip_norm == 1e-3
+
+
 def test_summary_is_paired_by_seed() -> None:
     def row(method: str, seed: int, accuracy: float) -> dict[str, Any]:
         budget = 1.0 if method == DENSE else 10.0
