@@ -22,7 +22,7 @@ _WORKERS = 2
 _SETTINGS = (
     *("--model", "gpt-1m", "--data", "shakespeare", "--context", "64"),
     *("--evaluation-windows", "2000", "--optimizer", "adamw", "--batch-size", "16"),
-    *("--lr-warmup-steps", "32", "--no-progress"),
+    *("--lr-warmup-steps", "32", "--clip-norm", "1", "--no-progress"),
 )
 _EVERY_16 = ("--outer-interval", "16")
 _GS_SGD = ("--reducer", "gs-sgd", "--reducer.compression", "7")
