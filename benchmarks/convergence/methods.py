@@ -74,9 +74,7 @@ sketches each worker's largest coordinates, "gs-sgd-paper-whole" the whole vecto
 """
 
 
-def settings_of(
-    name: str, optimizer: Optimizer = "sgd", *, clip_norm: float | None = None
-) -> Fittable:
+def settings_of(name: str, optimizer: Optimizer = "sgd") -> Fittable:
     """Return the settings of a method, some of them replaced: "gs-sgd:max_directions=16,seed=3".
 
     AdamW's averages want the gradient itself, so momentum stays with it; what else suits it is what
@@ -88,7 +86,7 @@ def settings_of(
     method, _, changes = name.partition(":")
     if method not in METHODS:
         raise ValueError(f"{method!r} is none of {', '.join(METHODS)}")
-    config = replace(METHODS[method], clip_norm=clip_norm)
+    config = METHODS[method]
     if optimizer == "adamw":
         config = suited_to(TrainConfig(optimizer="adamw"), replace(config, momentum="post"))
     changed = {}

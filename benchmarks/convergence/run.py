@@ -20,7 +20,7 @@ from benchmarks.convergence.workloads import (
     training_batches,
 )
 from gsdist.errors import NonFiniteGradient
-from gsdist.reducers import CompressedConfig, DenseConfig
+from gsdist.reducers import CompressedConfig
 from gsdist.sketch.select import top_k
 
 __all__ = ["Curves", "train", "trained_steps"]
@@ -98,7 +98,7 @@ def trained_steps(
         average = _exchange(exchange, gradients, curves, _samples_energy(training, config, step))
         for parameter, part in zip(parameters, average.split(sizes), strict=True):
             parameter.grad = part.view_as(parameter)
-        if training.clip_norm is not None and isinstance(config, DenseConfig):
+        if training.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, training.clip_norm)
         optimizer.step()
         schedule.step()

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import environment
 from benchmarks.convergence.budgets import Fit, Fitter
 from benchmarks.convergence.emulation import MethodConfig
-from benchmarks.convergence.methods import DENSE, Fittable, settings_of
+from benchmarks.convergence.methods import DENSE, settings_of
 from benchmarks.convergence.run import train
 from benchmarks.convergence.workloads import PRESETS, Training, open_workload
 from gsdist.reducers import DenseConfig, GsSgdConfig, SparseConfig
@@ -60,25 +60,21 @@ def cells(
     parameters = dict(open_workload(training).build_model().named_parameters())
     fitters = {count: Fitter(parameters, workers=count, steps=training.steps) for count in workers}
 
-    optimizer = PRESETS[training.workload].optimizer
-
-    def settings(method: str) -> Fittable:
-        return settings_of(method, optimizer, clip_norm=training.clip_norm)
-
     @cache
     def fit(method: str, count: int, budget: float) -> Fit:
-        unfitted = settings(method)
+        optimizer = PRESETS[training.workload].optimizer
+        settings = settings_of(method, optimizer)
         # gs-SGD starts with many refreshes, which is all that SGD needs; AdamW's first squares must be whole
-        begins_dense = not isinstance(unfitted, GsSgdConfig) or optimizer == "adamw"
+        begins_dense = not isinstance(settings, GsSgdConfig) or optimizer == "adamw"
         share = warmup_share if begins_dense else 0.0
-        return fitters[count].fit(unfitted, budget, warmup_share=share)
+        return fitters[count].fit(settings, budget, warmup_share=share)
 
     @cache
     def at_density(method: str, count: int) -> Fit:
         assert density is not None
-        unfitted = settings(method)
-        assert isinstance(unfitted, SparseConfig), f"{method} selects no coordinates"
-        config = replace(unfitted, density=density, warmup_steps=0)
+        settings = settings_of(method, PRESETS[training.workload].optimizer)
+        assert isinstance(settings, SparseConfig), f"{method} selects no coordinates"
+        config = replace(settings, density=density, warmup_steps=0)
         compression = fitters[count].compression(config)
         return Fit(config=config, compression=compression, meets=True, runs=True)
 

@@ -55,8 +55,7 @@ class Training:
     momentum: float = 0.9
     """Of SGD; AdamW's decay of the averaged gradient."""
     clip_norm: float | None = None
-    """Clip the dense average to this norm; methods that compress clip each worker's own gradient, as in
-    `gsdist.training.TrainConfig`."""
+    """Clip the average to this norm, after the exchange."""
     train_subset: int | None = None
     """Train on the first so many items; None: all."""
     evaluation_items: int | None = None
