@@ -7,7 +7,7 @@ from gsdist.training.config import TrainConfig
 
 __all__ = ["suited_to"]
 
-_ADAMW_WARMUP, _ADAMW_DIRECTIONS = 20, 256
+_ADAMW_WARMUP, _ADAMW_DIRECTIONS = 20, 512
 """Whole gradients that AdamW's squares begin with before gs-SGD compresses, and directions that it then
 keeps: AdamW steps as far along weak directions as along strong ones. Measured in docs/gs-sgd.md."""
 
