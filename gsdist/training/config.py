@@ -48,7 +48,8 @@ class TrainConfig:
     weight_decay: float = 1e-4
     """SGD: L2 penalty on all parameters. AdamW: decoupled decay of all parameters."""
     clip_norm: float | None = None
-    """Clip the averaged gradient to this norm; gs-sgd clips each worker's own, before compression."""
+    """Clip the averaged gradient to this norm; with momentum before compression, each worker's own gradient,
+    before that."""
     amp: Literal["off", "bf16", "fp16"] = "off"
     """Automatic mixed precision; fp16 scales the loss."""
     seed: int = 0

@@ -21,7 +21,7 @@ from gsdist.collectives import Nodes, find_nodes
 from gsdist.errors import CheckpointError, UnsupportedSetup
 from gsdist.integrations.ddp import ReducerState, attach
 from gsdist.integrations.outer_step import OuterStep
-from gsdist.reducers import DenseConfig, ExchangeStatistics, ReducerConfig
+from gsdist.reducers import ExchangeStatistics, ReducerConfig
 from gsdist.training.callback import Callback
 from gsdist.training.config import TrainConfig
 from gsdist.training.launch import detect_launch
@@ -148,7 +148,8 @@ class Learner:
 
     def _update(self) -> None:
         clip_norm = self._config.clip_norm
-        if clip_norm is not None and (self._outer or isinstance(self._reducer, DenseConfig)):
+        clips_before = not self._outer and getattr(self._reducer, "clip_norm", None) is not None
+        if clip_norm is not None and not clips_before:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
         self._scaler.step(self._optimizer)

@@ -149,6 +149,11 @@ AS_A_PLAIN_LOOP: dict[str, tuple[TrainConfig, ReducerConfig, ToyConfig]] = {
     "adamw": (ADAMW, DenseConfig(), ToyConfig()),
     "adamw with gs-sgd": (ADAMW, replace(WHOLE, momentum="post"), ToyConfig()),
     "clipping": (replace(BASE, clip_norm=0.1), DenseConfig(), ToyConfig()),
+    "clipping with gs-sgd": (
+        replace(BASE, clip_norm=0.1),
+        replace(WHOLE, momentum="post"),
+        ToyConfig(),
+    ),
     "replicated loss": (BASE, DenseConfig(), ToyConfig(replicated=True)),
     "replicated loss with gs-sgd": (BASE, WHOLE, ToyConfig(replicated=True)),
     "layout change": (BASE, DenseConfig(), ToyConfig(shrink_at=5)),

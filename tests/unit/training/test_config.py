@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gsdist.errors import ConfigError
-from gsdist.reducers import DenseConfig, GsSgdPaperConfig
+from gsdist.reducers import DenseConfig, GsSgdConfig, GsSgdPaperConfig
 from gsdist.training import RunConfig, TrainConfig
 from gsdist.workloads import ClassificationConfig
 
@@ -66,10 +66,13 @@ def test_deterministic_reaches_the_reducer() -> None:
         assert run_config(reducer, deterministic=True).exchange().deterministic
 
 
-def test_clip_norm_reaches_a_compressed_exchange_only() -> None:
-    exchange = run_config(GsSgdPaperConfig(), clip_norm=2.0).exchange()
+def test_clip_norm_reaches_only_an_exchange_with_momentum_before_compression() -> None:
+    local = GsSgdPaperConfig(momentum="local")
+    exchange = run_config(local, clip_norm=2.0).exchange()
     assert isinstance(exchange, GsSgdPaperConfig) and exchange.clip_norm == 2.0
-    assert run_config(DenseConfig(), clip_norm=2.0).exchange() == DenseConfig()
+    for untouched in (DenseConfig(), GsSgdPaperConfig(), GsSgdConfig()):
+        assert run_config(untouched, clip_norm=2.0).exchange() == untouched
+    assert run_config(local, clip_norm=2.0, outer_interval=4).exchange() == local
     with pytest.raises(ConfigError, match="clip_norm"):
         run_config(GsSgdPaperConfig(clip_norm=1.0), clip_norm=2.0).exchange()
 

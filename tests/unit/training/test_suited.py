@@ -15,7 +15,7 @@ def test_momentum_is_taken_over_where_there_is_any() -> None:
 
 def test_adamw_begins_with_whole_gradients_and_gets_more_directions_of_gs_sgd() -> None:
     assert suited_to(ADAMW, GsSgdConfig(compression=40)) == GsSgdConfig(
-        compression=40, warmup_steps=20, max_directions=256
+        compression=40, warmup_steps=20, max_directions=512
     )
     assert suited_to(TrainConfig(), GsSgdConfig()) == GsSgdConfig()
     assert suited_to(ADAMW, DenseConfig()) == DenseConfig()
