@@ -30,8 +30,11 @@ def convergence_section(result: Mapping[str, Any]) -> Section:
             first = [row for row in rows if row["seed"] == rows[0]["seed"]]
             figures += [_curves(workers, first, by_bytes=by_bytes) for by_bytes in (False, True)]
     training = result["training"]
+    bound = training.get("clip_norm")  # results from before it existed lack it
+    clipped = "" if bound is None else f", gradients clipped to norm {bound:g}"
     text = (
-        f"{training['workload']}, {training['steps']} steps, global batch {training['global_batch']}. "
+        f"{training['workload']}, {training['steps']} steps, global batch {training['global_batch']}"
+        f"{clipped}. "
         "Compression is that of the busiest link over the whole run, warm-up included; after +- stands "
         "the standard error of the mean over seeds, differences to dense are paired by seed."
     )
