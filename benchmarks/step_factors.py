@@ -1,7 +1,7 @@
 """Make the planner's table of step factors from results of the convergence suite.
 
-Run ``python -m benchmarks.step_factors benchmarks/results/convergence-resnet8-p*.json``. A run's factor is the
-step at which dense training, on the same batches and schedule, had the training loss that the method ends
+Run ``python -m benchmarks.step_factors benchmarks/results/convergence-resnet8-p*.json``. A run's factor is
+the step at which dense training, on the same batches and schedule, had the training loss that the method ends
 with, divided into the step at which dense training had its own final loss (near the last; noise makes it a
 little less). Losses are means over 40 steps, made never to rise.
 """
