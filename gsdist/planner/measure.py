@@ -115,8 +115,8 @@ def measure_in_group(
     wire: dict[str, float] = {}
 
     def run(candidate: Candidate) -> _Steps:
-        transfers = steps_of(candidate.config, lay_out(candidate.config, parameters), ranks)
-        wire[candidate.name] = mean_seconds(transfers, ranks, link)
+        steps = steps_of(candidate.config, lay_out(candidate.config, parameters), ranks)
+        wire[candidate.name] = mean_seconds(steps, ranks, link)
         return _run_in_group(candidate.config, parameters, wire[candidate.name], group)
 
     return {
