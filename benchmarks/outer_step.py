@@ -25,9 +25,10 @@ _SETTINGS = (
     *("--lr-warmup-steps", "32", "--clip-norm", "1", "--no-progress"),
 )
 _EVERY_16 = ("--outer-interval", "16")
+_DENSE = ("--reducer", "dense")
 # What AdamW inside has moved is spread over more directions than a gradient.
 _GS_SGD = ("--reducer", "gs-sgd", "--reducer.compression", "9.4", "--reducer.max-directions", "512")
-_DENSE = ("--reducer", "dense")
+_FRAGMENTS = ("--outer-fragments", "4")
 _NESTEROV = ("--outer-momentum", "0.6")
 _DILOCO = ("--outer-learning-rate", "0.7", "--outer-momentum", "0.9")
 RUNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -35,10 +36,7 @@ RUNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "dense": _DENSE,
         "Nesterov, gs-sgd inside": (*_GS_SGD, *_EVERY_16, *_NESTEROV),
         "Nesterov, dense inside": (*_DENSE, *_EVERY_16, *_NESTEROV),
-        "Nesterov, gs-sgd, 4 fragments": (
-            *(*_GS_SGD, *_EVERY_16, *_NESTEROV),
-            *("--outer-fragments", "4"),
-        ),
+        "Nesterov, gs-sgd, 4 fragments": (*_GS_SGD, *_EVERY_16, *_NESTEROV, *_FRAGMENTS),
         "mean, gs-sgd inside": (*_GS_SGD, *_EVERY_16),
         "DiLoCo's, gs-sgd inside": (*_GS_SGD, *_EVERY_16, *_DILOCO),
     }

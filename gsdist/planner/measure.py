@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from statistics import fmean
 
 import torch
@@ -85,8 +86,10 @@ def measure_alone(
         return trial.period, [(step,) for step in trial.run()]
 
     return {
-        name: Measured(local_seconds=_scale(shapes, parameters) * _computing(period, steps))
-        for name, (period, steps) in _in_rounds(candidates, run).items()
+        candidate.name: Measured(
+            local_seconds=_scale(shapes, parameters) * _computing(period, steps)
+        )
+        for candidate, (period, steps) in _in_rounds(candidates, run).items()
     }
 
 
@@ -112,29 +115,31 @@ def measure_in_group(
     parameters = sample(shapes, device=device)
     scale = _scale(shapes, parameters)
     ranks = dist.get_world_size(group)
-    wire: dict[str, float] = {}
+
+    @cache
+    def wire_seconds(config: ReducerConfig) -> float:
+        return mean_seconds(steps_of(config, lay_out(config, parameters), ranks), ranks, link)
 
     def run(candidate: Candidate) -> _Steps:
-        steps = steps_of(candidate.config, lay_out(candidate.config, parameters), ranks)
-        wire[candidate.name] = mean_seconds(steps, ranks, link)
-        return _run_in_group(candidate.config, parameters, wire[candidate.name], group)
+        config = candidate.config
+        return _run_in_group(config, parameters, wire_seconds(config), group)
 
     return {
-        name: _measured(period, steps, wire[name], scale)
-        for name, (period, steps) in _in_rounds(candidates, run).items()
+        candidate.name: _measured(period, steps, wire_seconds(candidate.config), scale)
+        for candidate, (period, steps) in _in_rounds(candidates, run).items()
     }
 
 
 def _in_rounds(
     candidates: Iterable[Candidate], run: Callable[[Candidate], _Steps]
-) -> dict[str, _Steps]:
+) -> dict[Candidate, _Steps]:
     """Try all methods in turn, some times over, so that none meets only a slow time of the machine."""
-    tried: dict[str, _Steps] = {}
+    tried: dict[Candidate, _Steps] = {}
     for candidate in _ROUNDS * tuple(candidates):
         with suppress(ConfigError):
             period, steps = run(candidate)
-            _, earlier = tried.get(candidate.name, (period, []))
-            tried[candidate.name] = period, earlier + steps
+            _, earlier = tried.get(candidate, (period, []))
+            tried[candidate] = period, earlier + steps
     return tried
 
 

@@ -62,14 +62,14 @@ class RunConfig:
         implied: dict[str, Any] = {}
         if train.deterministic and "deterministic" in fields_there:
             implied["deterministic"] = True
-        given = getattr(reducer, "clip_norm", None)
-        if train.clip_norm is not None and given not in (None, train.clip_norm):
-            raise ConfigError(
-                f"clip_norm={train.clip_norm} but the reducer's clip_norm={given}; give one"
-            )
-        local_momentum = getattr(reducer, "momentum", None) == "local"
-        if train.clip_norm is not None and local_momentum and not train.outer_interval:
-            implied["clip_norm"] = train.clip_norm
+        if train.clip_norm is not None and not train.outer_interval:
+            given = getattr(reducer, "clip_norm", None)
+            if given not in (None, train.clip_norm):
+                raise ConfigError(
+                    f"clip_norm={train.clip_norm} but the reducer's clip_norm={given}; give one"
+                )
+            if getattr(reducer, "momentum", None) == "local":
+                implied["clip_norm"] = train.clip_norm
         return replace(reducer, **implied)
 
     def per_seed(self) -> list["RunConfig"]:

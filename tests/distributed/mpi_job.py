@@ -65,11 +65,11 @@ def run_job(world_size: int, command: Sequence[str], *options: str) -> JobResult
     Open MPI's launcher now and then fails before it starts a rank (lfortran/lfortran#8610 saw it, too).
     That is no result of the job, so it is started again, twice at most.
     """
-    for _ in range(2):
+    for _ in range(3):
         result = _run_once(world_size, command, *options)
         if _NOT_STARTED not in result.output:
-            return result
-    return _run_once(world_size, command, *options)
+            break
+    return result
 
 
 def _run_once(world_size: int, command: Sequence[str], *options: str) -> JobResult:

@@ -73,6 +73,9 @@ def test_clip_norm_reaches_only_an_exchange_with_momentum_before_compression() -
     for untouched in (DenseConfig(), GsSgdPaperConfig(), GsSgdConfig()):
         assert run_config(untouched, clip_norm=2.0).exchange() == untouched
     assert run_config(local, clip_norm=2.0, outer_interval=4).exchange() == local
+    of_pseudo_gradients = GsSgdPaperConfig(clip_norm=1.0)
+    outer = run_config(of_pseudo_gradients, clip_norm=2.0, outer_interval=4)
+    assert outer.exchange() == of_pseudo_gradients
     with pytest.raises(ConfigError, match="clip_norm"):
         run_config(GsSgdPaperConfig(clip_norm=1.0), clip_norm=2.0).exchange()
 
